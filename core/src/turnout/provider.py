@@ -1,0 +1,156 @@
+"""The provider contract: all that a plugin author has to know, on one page.
+
+A provider is one way to run graphs on one family of devices. Three methods are required:
+
+    probe()                          which devices are here, or `Unavailable` with the reason
+    supports(node, graph, device)    Yes() or No("why"), for one node
+    compile(graph, device, options)  an `Executable` for a graph of nodes that it said Yes to
+
+Four are optional: `claims` (nodes that only go together), `lower` (rewrites into the provider's own dialect), and `to_device` and
+`to_host` for a provider whose values do not live in host memory. `versions` makes the memory of past probes precise.
+
+Nodes, values and graphs are `onnx_ir` objects. In the graph handed to `compile`, values are wired by name: a value's name is unique
+in it, and a rewrite's replacement nodes give values the names of those that they replace.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+    from pydantic import BaseModel
+
+    from turnout.device import Device
+
+__all__ = ["API", "Claim", "Executable", "No", "Provider", "Rewrite", "Yes"]
+
+API = 1
+"""The version of this contract. A provider with another `api` is refused as `IncompatiblePlugin`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Yes:
+    """The provider runs this node. `seconds`, where it can tell, is its estimate of the node's time; only the veto reads it."""
+
+    seconds: float | None = None
+
+    def __bool__(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class No:
+    """The provider does not run this node; `reason` is a sentence for a person to read."""
+
+    reason: str
+
+    def __bool__(self) -> bool:
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Nodes that are taken together or not at all (a fusion). `title` names what they become."""
+
+    nodes: Sequence[ir.Node]
+    title: str
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrite(Claim):
+    """A claim whose nodes the provider runs as other nodes: `replacement`, in order.
+
+    The replacement reads values of the graph (or new constants: values with a `const_value`), and every value of `nodes` that
+    anyone else reads must come out of it under the same name.
+    """
+
+    replacement: Sequence[ir.Node] = ()
+
+
+class Executable(abc.ABC):
+    """A compiled graph on one device. Safe to run from several threads at once."""
+
+    checks_inputs: ClassVar[bool] = False
+    """True where `run` itself refuses values of a wrong dtype, rank or shape; else turnout looks at them first."""
+
+    @abc.abstractmethod
+    def run(self, values: Sequence[Any], out: Sequence[Any] | None = None) -> Sequence[Any]:
+        """Runs once: one value per input of the graph, in its order, to one per output, in its order.
+
+        On a device in host memory a tensor is a NumPy array (bfloat16, float8 and int4 through ml_dtypes, strings as objects);
+        elsewhere it is whatever `to_device` makes. A sequence is a list, an empty optional is None.
+        `out`, where given, has a buffer or None per output: an output with a buffer is written into it, and the buffer returned.
+        Inputs are never written to, except through a buffer in `out` that aliases one where the graph declares it.
+        Raises RunError or one of its kinds.
+        """
+
+    def bind(self, values: Sequence[Any], out: Sequence[Any]) -> Callable[[], Sequence[Any]]:
+        """The same run again and again: the buffers are looked at when the result is called, and never copied."""
+        return lambda: self.run(values, out)
+
+    def placement(self) -> Mapping[str, int]:
+        """Where a runtime below really put the nodes, by its own names, if it has a say in it: {} where it has not."""
+        return {}
+
+    def close(self) -> None:  # noqa: B027 - most executables own nothing that the garbage collector does not
+        """Frees what the executable holds. Called once; no run follows it."""
+
+
+class Provider(abc.ABC):
+    """One execution provider. One instance serves the process; its methods may be called from any thread."""
+
+    name: ClassVar[str]
+    """Lower-case name, unique among installed plugins; its devices are `name:0`, `name:1` ..."""
+    api: ClassVar[int] = API
+    rank: ClassVar[int] = 50
+    """Lower goes first where the user named no device; cpu is 90, the reference provider 100."""
+    Options: ClassVar[type[BaseModel] | None] = None
+    """The provider's own section of the load options: `load(..., options={"cpu": {"threads": 2}})`."""
+
+    @abc.abstractmethod
+    def probe(self) -> Sequence[Device]:
+        """The devices that are here, best first. Quick; called once a process.
+
+        Raises Unavailable with the reason, and the mending command as hint, where there is none.
+        """
+
+    @abc.abstractmethod
+    def supports(self, node: ir.Node, graph: ir.Graph, device: Device) -> Yes | No:
+        """Whether the node runs on the device. Pure and quick: no memory, no files, no device calls.
+
+        `node.version` is the operator set version of the node's domain. Types and shapes are those that shape inference found.
+        Bodies of If, Loop and Scan need no look: turnout asks for their nodes one by one.
+        """
+
+    @abc.abstractmethod
+    def compile(self, graph: ir.GraphView, device: Device, options: BaseModel | None) -> Executable:
+        """Builds a partition. Weights are the `const_value` of `graph.initializers`, mapped from the file: do not copy without need.
+
+        Where the partition is the whole of an unchanged file, `turnout.graph.whole_file(graph)` is that file.
+        Raises CompileError, with the nodes at fault where they are known: turnout plans again without them, and says so.
+        """
+
+    def claims(self, graph: ir.Graph, device: Device) -> Iterable[Claim]:
+        """Fused claims, best first. A claim that would make the partitions wait for each other is dropped, with that reason."""
+        return ()
+
+    def lower(self, graph: ir.Graph, device: Device) -> Iterable[Rewrite]:
+        """Rewrites into the provider's dialect, best first. Their replacement nodes are asked for like any others."""
+        return ()
+
+    def to_device(self, array: Any, device: Device) -> Any:
+        """Host array (or list, or None) to a value of the device. Called only where `device.on_host` is false."""
+        raise NotImplementedError(f"{type(self).__name__} has a device outside host memory, so it must define to_device")
+
+    def to_host(self, value: Any, device: Device) -> Any:
+        """Value of the device to a host array (or list, or None). Called only where `device.on_host` is false."""
+        raise NotImplementedError(f"{type(self).__name__} has a device outside host memory, so it must define to_host")
+
+    def versions(self) -> Mapping[str, str]:
+        """Versions of the library and driver, as far as they can be had without loading them; they key the memory of past probes."""
+        return {}

@@ -1,0 +1,98 @@
+"""The reference provider: ONNX's own evaluator, in NumPy. Last in order, so that whatever no plugin takes still runs: right, and slow."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from turnout.device import Device
+from turnout.errors import CompileError, RunError
+from turnout.provider import Executable, No, Provider, Yes
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["REFERENCE", "ReferenceProvider"]
+
+
+class ReferenceProvider(Provider):
+    """`onnx.reference.ReferenceEvaluator` as a provider."""
+
+    name: ClassVar[str] = "reference"
+    rank: ClassVar[int] = 100
+
+    def probe(self) -> Sequence[Device]:
+        return [Device("reference", description="ONNX's reference evaluator (NumPy)")]
+
+    def supports(self, node: ir.Node, graph: ir.Graph, device: Device) -> Yes | No:
+        if node.domain not in _DOMAINS:
+            return No(f"the reference evaluator has no operators of domain {node.domain}")
+        if node.op_type in ("If", "Loop", "Scan"):
+            if node.op_type == "Scan" and (node.version or 9) < 9:
+                return No("the reference evaluator does not know the batch dimension that Scan had before operator set 9")
+            return No(f"turnout runs {node.op_type} itself, so that its bodies go to the best device")
+        return _implemented(node.domain, node.op_type, node.version or 1)
+
+    def compile(self, graph: ir.GraphView, device: Device, options: Any) -> Executable:
+        return ReferenceExecutable(graph)
+
+    def versions(self) -> Mapping[str, str]:
+        import importlib.metadata
+
+        return {"onnx": importlib.metadata.version("onnx")}
+
+
+REFERENCE = ReferenceProvider()
+
+
+# domain -> the evaluator's own table of that domain's operators
+_DOMAINS = {
+    "": "onnx.reference.ops._op_list",
+    "ai.onnx": "onnx.reference.ops._op_list",
+    "ai.onnx.ml": "onnx.reference.ops.aionnxml._op_list",
+    "ai.onnx.preview.training": "onnx.reference.ops.aionnx_preview_training._op_list",
+}
+
+
+@functools.cache
+def _implemented(domain: str, op_type: str, version: int) -> Yes | No:
+    from onnx.defs import SchemaError, get_schema
+    from onnx.reference import ReferenceEvaluator
+
+    schema_domain = "" if domain == "ai.onnx" else domain
+    try:
+        get_schema(op_type, version, schema_domain)
+    except SchemaError:
+        return No(f"operator set {version} has no operator {op_type}, or this onnx is older than the model")
+    try:
+        load_op = importlib.import_module(_DOMAINS[domain]).load_op
+        more = {"evaluator_cls": ReferenceEvaluator} if not schema_domain else {}
+        load_op(schema_domain, op_type, version, **more)
+    except Exception as error:  # the evaluator has half a dozen ways to say that it lacks an operator
+        return No(f"the reference evaluator does not implement {op_type}: {str(error).partition('.')[0]}")
+    return Yes()
+
+
+class ReferenceExecutable(Executable):
+    """A partition held by ONNX's evaluator, which interprets it node by node."""
+
+    def __init__(self, graph: ir.GraphView) -> None:
+        from onnx.reference import ReferenceEvaluator
+
+        from turnout.graph import ir
+
+        proto = ir.serde.serialize_model(ir.Model(graph, ir_version=10))  # type: ignore[arg-type]
+        self._inputs = [value.name or "" for value in graph.inputs]
+        try:
+            self._evaluator = ReferenceEvaluator(proto)
+        except Exception as error:
+            raise CompileError(f"the reference evaluator cannot build this: {error}") from error
+
+    def run(self, values: Sequence[Any], out: Sequence[Any] | None = None) -> Sequence[Any]:
+        try:
+            results = self._evaluator.run(None, dict(zip(self._inputs, values, strict=True)))
+        except Exception as error:
+            raise RunError(f"the reference evaluator failed: {type(error).__name__}: {error}") from error
+        return list(results)
