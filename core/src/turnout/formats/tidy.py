@@ -1,0 +1,198 @@
+"""From what an ONNX file may hold to what an operator graph holds: constants and sparse tensors become initializers, in every body.
+
+Here too is what protobuf cannot see: values that nobody defines, two values of one name, external data that lies about itself.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.numpy_helper
+
+from turnout.errors import InvalidModel
+
+__all__ = ["check_external", "check_names", "tidy_graph"]
+
+
+def tidy_graph(graph: onnx.GraphProto) -> None:
+    """Rewrites a graph and its bodies in place. Raises InvalidModel for a sparse tensor that contradicts itself."""
+    for sparse in graph.sparse_initializer:
+        graph.initializer.append(_dense(sparse, sparse.values.name))
+    del graph.sparse_initializer[:]
+    constants = [_constant(node) for node in graph.node]
+    if any(tensor is not None for tensor in constants):
+        kept = [node for node, tensor in zip(graph.node, constants, strict=True) if tensor is None]
+        graph.initializer.extend(tensor for tensor in constants if tensor is not None)
+        kept_copy = onnx.GraphProto(node=kept)
+        del graph.node[:]
+        graph.node.extend(kept_copy.node)
+    for info in (*graph.input, *graph.output, *graph.value_info):
+        if info.type.WhichOneof("value") in ("map_type", "opaque_type") or _holds_map(info.type):
+            info.ClearField("type")  # onnx_ir has no such types; a value without one is one whose type is not known
+    for node in graph.node:
+        for body in _bodies(node):
+            tidy_graph(body)
+
+
+def _holds_map(kind: onnx.TypeProto) -> bool:
+    held: bool = kind.HasField("sequence_type") and kind.sequence_type.elem_type.HasField("map_type")
+    return held
+
+
+def _bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def _constant(node: onnx.NodeProto) -> onnx.TensorProto | None:
+    """The tensor of a Constant node, under its output's name; None for any other node (or one that refers to a function's attribute)."""
+    if node.op_type != "Constant" or node.domain not in ("", "ai.onnx") or len(node.attribute) != 1 or not node.output:
+        return None
+    (attribute,) = node.attribute
+    name = node.output[0]
+    if attribute.ref_attr_name:
+        return None
+    if attribute.name == "value":
+        tensor = onnx.TensorProto()
+        tensor.CopyFrom(attribute.t)
+        tensor.name = name
+        return tensor
+    if attribute.name == "sparse_value":
+        return _dense(attribute.sparse_tensor, name)
+    if attribute.name in ("value_string", "value_strings"):
+        strings = attribute.strings if attribute.name == "value_strings" else [attribute.s]
+        dims = [len(strings)] if attribute.name == "value_strings" else []
+        return onnx.TensorProto(name=name, data_type=onnx.TensorProto.STRING, dims=dims, string_data=strings)
+    kinds = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
+    if attribute.name not in kinds:
+        return None
+    return onnx.numpy_helper.from_array(np.array(onnx.helper.get_attribute_value(attribute), kinds[attribute.name]), name)
+
+
+def _dense(sparse: onnx.SparseTensorProto, name: str) -> onnx.TensorProto:
+    """SparseTensorProto (onnx.proto: COO, indices linear [nnz] or by coordinate [nnz, rank]) as a dense tensor."""
+    try:
+        values = onnx.numpy_helper.to_array(sparse.values)
+        indices = onnx.numpy_helper.to_array(sparse.indices)
+        dense = np.zeros(tuple(sparse.dims), values.dtype)
+        if indices.ndim == 1:
+            dense.reshape(-1)[indices] = values
+        else:
+            dense[tuple(indices.T)] = values
+    except (ValueError, IndexError, MemoryError) as error:
+        raise InvalidModel(f"the sparse tensor {name!r} contradicts itself: {error}", hint="export the model again") from None
+    return onnx.numpy_helper.from_array(dense, name)
+
+
+def check_names(graph: onnx.GraphProto, outer: frozenset[str] = frozenset()) -> bool:
+    """Whether nodes stand in the order that ONNX asks for (each value defined before it is read).
+
+    Raises InvalidModel where a value is read that nobody defines, or is defined twice.
+    """
+    defined = {info.name for info in graph.input} | {tensor.name for tensor in graph.initializer}
+    everything = outer | defined
+    for position, node in enumerate(graph.node):
+        for name in filter(None, node.output):
+            if name in defined:
+                raise InvalidModel(
+                    f"{_title(node, position)} gives {name!r}, which is defined already", hint="export the model again"
+                )
+            defined.add(name)
+    everything |= defined
+    seen = set(outer) | {info.name for info in graph.input} | {tensor.name for tensor in graph.initializer}
+    in_order = True
+    for position, node in enumerate(graph.node):
+        for name in filter(None, node.input):
+            if name not in everything:
+                raise InvalidModel(
+                    f"{_title(node, position)} reads {name!r}, which nothing defines", hint="export the model again"
+                )
+            in_order &= name in seen
+        for body in _bodies(node):
+            in_order &= check_names(body, frozenset(everything))
+        seen.update(node.output)
+    for info in graph.output:
+        if info.name not in everything:
+            raise InvalidModel(f"the output {info.name!r} is given by no node", hint="export the model again")
+    return in_order
+
+
+def _title(node: onnx.NodeProto, position: int) -> str:
+    return f"node {node.name or position} ({node.op_type})"
+
+
+def check_external(graph: onnx.GraphProto, model: Path | None) -> None:
+    """Raises InvalidModel where external data is missing, too short, not where it may be, or impossible to find (`model` None)."""
+    for tensor in _tensors(graph):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            _check_external_tensor(tensor, model)
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+        for body in _bodies(node):
+            yield from _tensors(body)
+
+
+def _check_external_tensor(tensor: onnx.TensorProto, model: Path | None) -> None:
+    where = {entry.key: entry.value for entry in tensor.external_data}
+    location = where.get("location", "")
+    what = f"weight {tensor.name!r} is kept in {location!r}"
+    if model is None:
+        raise InvalidModel(f"{what}, but the model was given as bytes", hint="load it by its path")
+    _check_inside(location, model, what)
+    path = model.parent / location
+    try:
+        offset, length = int(where.get("offset", 0)), int(where.get("length", -1))
+        available = path.stat().st_size
+    except ValueError:
+        raise InvalidModel(f"{what} with an offset or length that is no number", hint="export the model again") from None
+    except OSError:
+        raise InvalidModel(
+            f"{what}, and there is no such file beside the model", hint=f"put {location} into {model.parent}"
+        ) from None
+    wanted = _nbytes(tensor)
+    length = wanted if length < 0 else length
+    if length != wanted:
+        raise InvalidModel(f"{what} as {length} bytes, but its shape and type want {wanted}", hint="export the model again")
+    if offset < 0 or offset + length > available:
+        raise InvalidModel(
+            f"{what} at bytes {offset} to {offset + length}, but that file has {available}",
+            hint="the download or copy did not finish; fetch it again",
+        )
+
+
+def _check_inside(location: str, model: Path, what: str) -> None:
+    """The file must lie in the model's folder, or, where the model itself is a link (as in a hub's cache), beside what it links to."""
+    lexically = bool(location) and not Path(location).is_absolute() and not os.path.normpath(location).startswith("..")
+    homes = (model.parent.resolve(), model.resolve().parent)
+    if not lexically or not any((model.parent / location).resolve().is_relative_to(home) for home in homes):
+        raise InvalidModel(
+            f"{what}, outside the model's folder: turnout refuses to read it",
+            hint="a model has no business there; if you trust it, move the file beside the model and export again",
+        )
+
+
+def _nbytes(tensor: onnx.TensorProto) -> int:
+    import onnx_ir as ir
+
+    count = 1
+    for dim in tensor.dims:
+        if dim < 0:
+            raise InvalidModel(f"weight {tensor.name!r} has a negative dimension", hint="export the model again")
+        count *= dim
+    try:
+        return -(-count * ir.DataType(tensor.data_type).bitwidth // 8)
+    except (ValueError, TypeError):
+        raise InvalidModel(f"weight {tensor.name!r} has element type {tensor.data_type}, which turnout does not know") from None

@@ -1,0 +1,177 @@
+"""Tensor: shape, dtype, device, and DLPack in and out. And what `run` accepts, turned into host values.
+
+NumPy has no bfloat16, float8 or int4 of its own; ml_dtypes does, but DLPack does not know NumPy's extension types. So those cross
+DLPack as what they are made of: the element type in the exchanged struct is changed on the way (dlpack.h, DLDataTypeCode).
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from turnout.errors import InvalidInput
+
+__all__ = ["Tensor", "host_value"]
+
+_CPU = 1  # dlpack.h, kDLCPU
+_DEVICE_NAMES = {1: "cpu", 2: "cuda", 3: "cpu", 8: "metal", 10: "rocm", 13: "cuda"}
+
+# ml_dtypes type -> (DLDataTypeCode, bits); dlpack.h 1.1
+_CODES: dict[np.dtype[Any], tuple[int, int]] = {
+    np.dtype(ml_dtypes.bfloat16): (4, 16),
+    np.dtype(ml_dtypes.float8_e4m3fn): (10, 8),
+    np.dtype(ml_dtypes.float8_e4m3fnuz): (11, 8),
+    np.dtype(ml_dtypes.float8_e5m2): (12, 8),
+    np.dtype(ml_dtypes.float8_e5m2fnuz): (13, 8),
+    np.dtype(ml_dtypes.float8_e8m0fnu): (14, 8),
+}
+_DTYPES = {code: dtype for dtype, code in _CODES.items()}
+_CARRIERS = {16: np.dtype(np.uint16), 8: np.dtype(np.uint8)}
+
+
+class _DLTensor(ctypes.Structure):
+    """DLTensor of dlpack.h; DLManagedTensor begins with it."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("device_type", ctypes.c_int32),
+        ("device_id", ctypes.c_int32),
+        ("ndim", ctypes.c_int32),
+        ("code", ctypes.c_uint8),
+        ("bits", ctypes.c_uint8),
+        ("lanes", ctypes.c_uint16),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("byte_offset", ctypes.c_uint64),
+    )
+
+
+_pointer_of = ctypes.pythonapi.PyCapsule_GetPointer
+_pointer_of.restype = ctypes.c_void_p
+_pointer_of.argtypes = (ctypes.py_object, ctypes.c_char_p)
+
+
+def _struct(capsule: Any) -> _DLTensor:
+    return _DLTensor.from_address(_pointer_of(capsule, b"dltensor"))
+
+
+class Tensor:
+    """An array of one of ONNX's element types, somewhere.
+
+    data: a NumPy array (host memory), or anything with `__dlpack__` (any device). Nothing is copied.
+    dtype: NumPy dtype, with ml_dtypes for bfloat16, float8 and int4 (int4: one element a byte). shape: tuple of int.
+    device: "cpu:0", "cuda:1" ...
+    """
+
+    __slots__ = ("_data", "device", "dtype", "shape")
+
+    def __init__(self, data: Any, *, dtype: Any = None, shape: Sequence[int] | None = None, device: str | None = None) -> None:
+        if not isinstance(data, np.ndarray) and device is None:
+            kind, index = data.__dlpack_device__()
+            device = f"{_DEVICE_NAMES.get(int(kind), f'dlpack-{int(kind)}')}:{index}"
+            if device.startswith("cpu"):
+                data = _from_dlpack(data)
+        self._data = data
+        self.device = device or "cpu:0"
+        self.dtype = np.dtype(data.dtype if dtype is None else dtype)
+        self.shape = tuple(data.shape if shape is None else shape)
+
+    def numpy(self) -> np.ndarray[Any, Any]:
+        """The tensor as a NumPy array: no copy in host memory, a copy from elsewhere."""
+        return self._data if isinstance(self._data, np.ndarray) else _to_host(self._data)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        return np.array(self.numpy(), dtype=dtype, copy=copy)
+
+    def __dlpack__(self, **asked: Any) -> Any:
+        """A DLPack capsule; every ONNX element type but strings and the packed ones (int4) can cross."""
+        if not isinstance(self._data, np.ndarray):
+            return self._data.__dlpack__(**asked)
+        code = _CODES.get(self._data.dtype)
+        if code is None:
+            return self._data.__dlpack__(**asked)
+        capsule = self._data.view(_CARRIERS[code[1]]).__dlpack__()
+        struct = _struct(capsule)
+        struct.code, struct.bits = code
+        return capsule
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (_CPU, 0) if isinstance(self._data, np.ndarray) else self._data.__dlpack_device__()
+
+    def __repr__(self) -> str:
+        return f"Tensor({self.dtype}[{','.join(map(str, self.shape))}] on {self.device})"
+
+
+class _Capsule:
+    """Hands one capsule to `np.from_dlpack`, which wants an object with the two methods."""
+
+    def __init__(self, capsule: Any) -> None:
+        self._capsule = capsule
+
+    def __dlpack__(self, **_: Any) -> Any:
+        return self._capsule
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (_CPU, 0)
+
+
+def _from_dlpack(value: Any) -> np.ndarray[Any, Any]:
+    """Host memory behind `__dlpack__` as an array, without a copy."""
+    capsule = value.__dlpack__()
+    struct = _struct(capsule)
+    dtype = _DTYPES.get((struct.code, struct.bits))
+    if dtype is None:
+        return np.from_dlpack(_Capsule(capsule))
+    struct.code = 1  # kDLUInt
+    return np.from_dlpack(_Capsule(capsule)).view(dtype)
+
+
+def _to_host(value: Any) -> np.ndarray[Any, Any]:
+    """An array on another device as a host copy, by whatever way its library offers."""
+    for method in ("get", "cpu"):  # CuPy; torch
+        if hasattr(value, method):
+            copied = getattr(value, method)()
+            return copied if isinstance(copied, np.ndarray) else _from_dlpack(copied)
+    return np.from_dlpack(value, device="cpu", copy=True)
+
+
+def host_value(value: Any, dtype: np.dtype[Any] | None, name: str, kind: str = "tensor") -> Any:
+    """What a caller gave for an input, as a host value: an array, a list of them for a sequence, None for an empty optional.
+
+    Takes NumPy arrays, Tensors, anything with `__dlpack__` or `__array__`, Python numbers, strings and (nested) lists of them; those
+    have no dtype of their own, so they get the input's. Nothing is copied that is in host memory. Raises InvalidInput.
+    """
+    if kind == "map" or isinstance(value, np.ndarray) or (value is None and kind == "optional"):
+        return value
+    if kind != "tensor" and isinstance(value, (list, tuple)):
+        return [host_value(item, dtype, name) for item in value]
+    if value is None:
+        raise InvalidInput(f"input {name!r} is None", hint="give an array; only an optional input may be None")
+    try:
+        return _as_array(value, dtype)
+    except Exception as error:
+        raise InvalidInput(
+            f"input {name!r}: a {type(value).__name__} could not be read as an array: {error}",
+            hint="give a NumPy array, or anything with DLPack or the array protocol",
+        ) from error
+
+
+def _as_array(value: Any, dtype: np.dtype[Any] | None) -> np.ndarray[Any, Any]:
+    if isinstance(value, Tensor):
+        return value.numpy()
+    if hasattr(value, "detach"):  # a torch tensor that wants a gradient refuses DLPack
+        value = value.detach()
+    if hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__"):
+        return _from_dlpack(value) if int(value.__dlpack_device__()[0]) == _CPU else _to_host(value)
+    if hasattr(value, "__array__"):
+        return np.asarray(value)
+    if dtype is not None and dtype == object:
+        return np.array(value, object)
+    array = np.array(value)
+    if array.dtype == object:
+        raise ValueError("its rows have different lengths, or it holds something that is no number")
+    return array if dtype is None else array.astype(dtype)
