@@ -1,0 +1,215 @@
+"""What a user calls: load and devices. (`doctor` is in doctor.py.)"""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from turnout import plugins
+from turnout.device import Device
+from turnout.errors import InvalidInput, NoSuchDevice, SlowPathWarning
+from turnout.ledger import Candidate
+from turnout.probe import Probed, probe_all
+
+if TYPE_CHECKING:
+    from turnout.model import Model
+    from turnout.plan import NotUsed, Plan
+
+__all__ = ["devices", "load"]
+
+log = logging.getLogger("turnout")
+
+
+def devices() -> list[Device]:
+    """Every device that can be used here, best first. `turnout.doctor()` says why others are not among them."""
+    return [device for probed in probe_all() for device in probed.devices]
+
+
+def load(
+    model: Any,
+    *,
+    device: str | Sequence[str] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Model:
+    """Reads, plans and compiles a model.
+
+    model: a path, the file's bytes, an `onnx.ModelProto` or an `onnx_ir.Model`.
+    device: None lets turnout choose, best first, with the reference provider as the last resort. A name ("cuda", "cuda:1") is a
+        demand: every node runs there, or NoProvider. A list is a permission: these devices, in this order, and no other.
+    options: a section per provider, checked by the provider: `{"cpu": {"threads": 2}}`.
+
+    Raises UnknownFormat and InvalidModel for what is no model, NoSuchDevice and NoProvider for what cannot be had, CompileError where
+    the one device that was named fails to build what it had claimed, InvalidInput for options that no provider knows.
+    """
+    start = time.perf_counter()
+    from turnout.explain import explanation
+    from turnout.formats import open_source
+    from turnout.model import Model
+
+    candidates, not_used = _candidates(device)
+    checked = _options(options or {})
+    source = open_source(model)
+    candidates = _ranked(candidates, source.name) if device is None else candidates
+    plan, program = _compile(source, candidates, not_used, checked)
+    made = Model(source.name, plan, program, lambda: explanation(source.name, plan))
+    seconds = time.perf_counter() - start
+    _say(made, plan, seconds, automatic=device is None)
+    return made
+
+
+def _compile(source: Any, candidates: Sequence[Candidate], not_used: Sequence[NotUsed], options: Mapping[str, Any]) -> Any:
+    """Plans and builds; nodes that fail to compile somewhere are planned elsewhere, unless one device was all that was allowed."""
+    from turnout.execute import CompileFailed, build
+    from turnout.plan import plan
+
+    graph = source.model()
+    barred: dict[Any, str] = {}
+    while True:
+        made = plan(graph, candidates, barred=barred, not_used=not_used)
+        try:
+            return made, build(made, options, source.file())
+        except CompileFailed as failed:
+            if len(candidates) == 1:
+                raise failed.error from failed.__cause__
+            name = failed.partition.device.name
+            log.warning(
+                "%s: planning again without %d nodes on %s: %s", source.name, len(failed.nodes), name, failed.error.message
+            )
+            fresh = {(node, name): failed.reason for node in failed.nodes}
+            if not set(fresh) - set(barred):
+                raise failed.error from failed.__cause__
+            barred |= fresh
+
+
+def _candidates(device: str | Sequence[str] | None) -> tuple[list[Candidate], list[NotUsed]]:
+    """The devices that may be used, in order, and why others may not."""
+    if device is None:
+        return _automatic()
+    names = [device] if isinstance(device, str) else list(device)
+    if not names:
+        raise NoSuchDevice("device=[] allows no device at all", hint="name one, or leave device out to let turnout choose")
+    return [_named(name) for name in names], []
+
+
+def _automatic() -> tuple[list[Candidate], list[NotUsed]]:
+    from turnout.plan import NotUsed
+    from turnout.reference import REFERENCE
+
+    candidates: list[Candidate] = []
+    not_used: list[NotUsed] = []
+    for probed in probe_all():
+        usable = [one for one in probed.devices if one.automatic]
+        if probed.error is not None:
+            not_used.append(NotUsed(probed.provider.name, probed.error.message))
+        elif not usable:
+            not_used.append(NotUsed(probed.provider.name, "it is used only where it is named"))
+        else:
+            candidates.append(Candidate(probed.provider, usable[0], last_resort=probed.provider is REFERENCE))
+            not_used += [NotUsed(one.name, f"{usable[0].name} goes first; name it to use it") for one in usable[1:]]
+    return candidates, not_used
+
+
+def _ranked(candidates: list[Candidate], model: str) -> list[Candidate]:
+    """The order that a plugin's `turnout_rank` gives, else turnout's own: by the providers' rank."""
+    order = plugins.first("turnout_rank", devices=[one.device for one in candidates], model=model)
+    if order is None:
+        return candidates
+    by_name = {one.name: one for one in candidates}
+    return [by_name[device.name] for device in order if device.name in by_name]
+
+
+def _named(name: str) -> Candidate:
+    if not isinstance(name, str):
+        raise NoSuchDevice(f"{name!r} is no device name", hint='names are strings such as "cpu" or "cuda:1"')
+    provider_name, _, index = name.partition(":")
+    provider = next((one for one in plugins.providers() if one.name == provider_name), None)
+    if provider is None:
+        broken = [problem.message for problem in plugins.problems()]
+        also = f"; a plugin here is broken: {broken[0]}" if broken else ""
+        raise NoSuchDevice(f"no installed plugin offers a device {name!r}{also}", hint=plugins.install_hint(name))
+    (probed,) = probe_all([provider])
+    if probed.error is not None:
+        raise NoSuchDevice(f"there is no device {name!r}: {probed.error.message}", hint=probed.error.hint)
+    found = next((one for one in probed.devices if not index or str(one.index) == index), None)
+    if found is None:
+        raise NoSuchDevice(f"there is no device {name!r}", hint=_offered(probed))
+    return Candidate(provider, found)
+
+
+def _offered(probed: Probed) -> str:
+    names = ", ".join(device.name for device in probed.devices)
+    return f"{probed.provider.name} offers: {names}" if names else f"{probed.provider.name} found no device"
+
+
+def _options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Each provider's section as its own model; sections that nobody knows are errors, since a misspelt one would be ignored."""
+    known = {one.name: one.Options for one in plugins.providers() if one.Options is not None}
+    for name in given:
+        if name not in known:
+            have = ", ".join(sorted(known)) or "none"
+            raise InvalidInput(
+                f"options for {name!r}, but no installed provider of that name takes any", hint=f"these do: {have}"
+            )
+    return {name: _section(name, kind, given.get(name, {})) for name, kind in known.items()}
+
+
+def _section(name: str, kind: Any, given: Any) -> Any:
+    from pydantic import ValidationError
+
+    if isinstance(given, kind):
+        return given
+    try:
+        return kind.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the section"
+        fields = ", ".join(kind.model_fields)
+        raise InvalidInput(f"options[{name!r}]: {where}: {first['msg']}", hint=f"its options are: {fields}") from None
+
+
+def _say(model: Model, plan: Plan, seconds: float, *, automatic: bool) -> None:
+    """One log line, one event, and one warning where nodes landed on the reference provider and nobody asked for it."""
+    counts = dict(_counts(plan))
+    where = ", ".join(f"{count} nodes on {name}" for name, count in counts.items()) or "no nodes"
+    log.info("%s: %s; planned and compiled in %.2f s", model.name, where, seconds)
+    event = {"event": "load", "model": model.name, "fingerprint": model.fingerprint, "nodes": counts, "seconds": seconds}
+    for _ in plugins.calls("turnout_observe", event=event):
+        pass
+    if automatic and (slow := counts.get("reference:0")):
+        reason = next(iter(_slow_reasons(plan)), "no other device takes them")
+        warnings.warn(
+            f"{model.name}: {slow} nodes run on the reference provider, which is slow: {reason} (model.explain() has the rest)",
+            SlowPathWarning,
+            stacklevel=3,
+        )
+
+
+def _counts(plan: Plan) -> Iterator[tuple[str, int]]:
+    from turnout.plan import Partition
+
+    totals: dict[str, int] = {}
+    for step in _steps(plan):
+        count = len(step.nodes) if isinstance(step, Partition) else 1
+        totals[step.device.name] = totals.get(step.device.name, 0) + count
+    yield from totals.items()
+
+
+def _steps(plan: Plan) -> Iterator[Any]:
+    from turnout.plan import Control
+
+    for step in plan.steps:
+        yield step
+        if isinstance(step, Control):
+            for body in step.bodies.values():
+                yield from _steps(body)
+
+
+def _slow_reasons(plan: Plan) -> Iterator[str]:
+    for step in _steps(plan):
+        if step.device.provider == "reference":
+            for node in step.nodes:
+                for name, reason in plan.ledger.refusals(node):
+                    yield f"{name}: {reason}"

@@ -1,0 +1,235 @@
+"""Running a plan: values in slots, steps in order, copies only where a value crosses devices."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from turnout import control
+from turnout.device import HOST, Device
+from turnout.errors import CompileError, TurnoutError
+from turnout.graph import constant_array, ir, is_constant, label, partition
+from turnout.ledger import Candidate
+from turnout.plan import Control, Partition, Plan
+from turnout.provider import Executable
+
+__all__ = ["CompileFailed", "Program", "build"]
+
+log = logging.getLogger("turnout")
+
+Slots = list[Any]
+Step = Callable[[Slots], None]
+
+
+class CompileFailed(Exception):
+    """A partition that could not be compiled, and the nodes of the model to plan without; never leaves `load`."""
+
+    def __init__(self, part: Partition, error: CompileError) -> None:
+        super().__init__(str(error))
+        self.partition = part
+        self.error = error
+        at_fault = [part.lowered[position] for position in error.nodes if position < len(part.lowered)]
+        self.nodes = [node for node in at_fault if node is not None] or part.nodes
+
+    @property
+    def reason(self) -> str:
+        return f"it could not be compiled there: {self.error.message}"
+
+
+class Program:
+    """A compiled plan. `run` takes one host value per input (then per captured value) and gives one per output."""
+
+    def __init__(self) -> None:
+        self.executables: list[Executable] = []
+        self.direct: Executable | None = None
+        """The one executable, where it is the whole of the program and in host memory."""
+        self._template: Slots = []
+        self._steps: list[Step] = []
+        self._inputs: list[int] = []
+        self._outputs: list[int] = []
+
+    def run(self, values: Sequence[Any]) -> list[Any]:
+        """Runs once. Raises RunError or one of its kinds."""
+        slots = self._template.copy()
+        for slot, value in zip(self._inputs, values, strict=True):
+            slots[slot] = value
+        for step in self._steps:
+            step(slots)
+        return [slots[slot] for slot in self._outputs]
+
+    def close(self) -> None:
+        """Frees every executable; one that fails to close does not keep the others."""
+        for executable in self.executables:
+            try:
+                executable.close()
+            except Exception as error:
+                log.warning("%s did not close: %s", type(executable).__name__, error)
+        self.executables.clear()
+        self._steps.clear()
+
+
+def build(plan: Plan, options: Mapping[str, Any], file: Path | bytes | None = None) -> Program:
+    """Compiles a plan's partitions. `file`: the unchanged file of the model, handed over where one partition is all of it.
+
+    Raises CompileFailed; what was compiled until then is closed.
+    """
+    builder = _Builder(plan, options)
+    try:
+        return builder.build(file)
+    except BaseException:
+        builder.program.close()
+        raise
+
+
+class _Builder:
+    """Gives every value a slot per place where it is needed, and turns steps into functions over slots."""
+
+    def __init__(self, plan: Plan, options: Mapping[str, Any]) -> None:
+        self.plan = plan
+        self.options = options
+        self.program = Program()
+        self.slots: dict[tuple[ir.Value, str], int] = {}
+        self.owners: dict[ir.Value, Candidate] = {}
+
+    def build(self, file: Path | bytes | None) -> Program:
+        plan, program = self.plan, self.program
+        inputs = [*plan.graph.inputs, *plan.captured]
+        program._inputs = [self._new_slot(value, HOST) for value in inputs]
+        last = _last_reads(plan)
+        for number, step in enumerate(plan.steps):
+            if isinstance(step, Partition):
+                if file is not None and _is_whole(plan):
+                    self._hand_over(step, file)
+                self._add_partition(step)
+            else:
+                self._add_control(step)
+            self._add_free(last.get(number, ()))
+        program._outputs = [self._at(value, HOST) for value in plan.graph.outputs]
+        program.direct = self._direct()
+        return program
+
+    def _hand_over(self, part: Partition, file: Path | bytes) -> None:
+        """The partition becomes the file itself: all of its inputs, used or not, and its outputs as they stand in it."""
+        graph = self.plan.graph
+        part.inputs, part.outputs = list(graph.inputs), list(graph.outputs)
+        part.graph = partition(part.nodes, part.inputs, part.outputs, graph.opset_imports, name=graph.name or "graph", file=file)
+
+    def _add_partition(self, part: Partition) -> None:
+        executable = self._compile(part)
+        self.program.executables.append(executable)
+        part.placement = executable.placement()
+        sources = [self._at(value, part.device) for value in part.inputs]
+        targets = [self._new_slot(value, part.device) for value in part.outputs]
+        for value in part.outputs:
+            self.owners[value] = part.candidate
+        run = executable.run
+
+        def step(slots: Slots) -> None:
+            for slot, result in zip(targets, run([slots[source] for source in sources]), strict=True):
+                slots[slot] = result
+
+        self.program._steps.append(step)
+
+    def _compile(self, part: Partition) -> Executable:
+        provider = part.candidate.provider
+        try:
+            return provider.compile(part.graph, part.device, self.options.get(provider.name))
+        except CompileError as error:
+            raise CompileFailed(part, error) from error
+        except TurnoutError:
+            raise
+        except Exception as error:  # a plugin's own exception is no reason to lose the model: plan without those nodes there
+            wrapped = CompileError(f"{provider.name} raised {type(error).__name__}: {error}")
+            wrapped.__cause__ = error
+            raise CompileFailed(part, wrapped) from error
+
+    def _add_control(self, step: Control) -> None:
+        bodies = {name: build(body, self.options) for name, body in step.bodies.items()}
+        for body in bodies.values():
+            self.program.executables += body.executables
+        sources = [None if value is None else self._at(value, HOST) for value in step.node.inputs]
+        captured = [self._at(value, HOST) for value in next(iter(step.bodies.values())).captured]
+        targets = [self._new_slot(value, HOST) for value in step.outputs]
+        position = next(i for i, node in enumerate(self.plan.graph) if node is step.node)
+        call = control.runner(step.node, bodies, label(step.node, position))
+
+        def run(slots: Slots) -> None:
+            own = [None if source is None else slots[source] for source in sources]
+            for slot, result in zip(targets, call(own, [slots[source] for source in captured]), strict=True):
+                slots[slot] = result
+
+        self.program._steps.append(run)
+
+    def _add_free(self, values: Sequence[ir.Value]) -> None:
+        """Values that nobody reads from here on let go of their memory."""
+        dead = [slot for (value, _), slot in self.slots.items() if value in values]
+        if dead:
+
+            def free(slots: Slots) -> None:
+                for slot in dead:
+                    slots[slot] = None
+
+            self.program._steps.append(free)
+
+    def _at(self, value: ir.Value, device: Device) -> int:
+        """The slot where the value is on that device, with a copy step before it where it has to be brought there."""
+        slot = self.slots.get((value, _memory(device)))
+        if slot is not None:
+            return slot
+        if is_constant(value) and (value, "host") not in self.slots:
+            self.program._template[self._new_slot(value, HOST)] = constant_array(value)
+        owner = self.owners.get(value)
+        if (value, "host") not in self.slots and owner is not None:
+            self._add_copy(value, owner.device, HOST, owner.provider.to_host, owner.device)
+        if not device.on_host:
+            candidate = next(one for one in self.plan.candidates if one.device == device)
+            self._add_copy(value, HOST, device, candidate.provider.to_device, device)
+        return self.slots[value, _memory(device)]
+
+    def _add_copy(self, value: ir.Value, source: Device, target: Device, move: Callable[..., Any], device: Device) -> None:
+        here, there = self.slots[value, _memory(source)], self._new_slot(value, target)
+
+        def copy(slots: Slots) -> None:
+            slots[there] = move(slots[here], device)
+
+        self.program._steps.append(copy)
+
+    def _new_slot(self, value: ir.Value, device: Device) -> int:
+        self.program._template.append(None)
+        slot = self.slots[value, _memory(device)] = len(self.program._template) - 1
+        return slot
+
+    def _direct(self) -> Executable | None:
+        """The single executable whose inputs and outputs are the program's own, in order."""
+        plan = self.plan
+        if len(plan.steps) != 1 or not isinstance(plan.steps[0], Partition) or not plan.steps[0].device.on_host:
+            return None
+        part = plan.steps[0]
+        if part.inputs == [*plan.graph.inputs, *plan.captured] and part.outputs == list(plan.graph.outputs):
+            return self.program.executables[0]
+        return None
+
+
+def _memory(device: Device) -> str:
+    """Where a device's values live: all devices in host memory share them."""
+    return "host" if device.on_host else device.name
+
+
+def _is_whole(plan: Plan) -> bool:
+    return len(plan.steps) == 1 and isinstance(plan.steps[0], Partition) and not plan.steps[0].rewrites
+
+
+def _last_reads(plan: Plan) -> dict[int, list[ir.Value]]:
+    """For each step, the values that it is the last to read or, where nobody reads them, to make; outputs of the graph live on."""
+    last: dict[ir.Value, int] = {}
+    for number, step in enumerate(plan.steps):
+        for value in (*step.inputs, *step.outputs):
+            last[value] = number
+    kept = set(plan.graph.outputs)
+    found: dict[int, list[ir.Value]] = {}
+    for value, number in last.items():
+        if value not in kept and not is_constant(value):
+            found.setdefault(number, []).append(value)
+    return found

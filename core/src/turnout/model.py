@@ -1,0 +1,276 @@
+"""Model: a file that has been planned, compiled and is ready to run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from turnout.errors import Closed, InvalidInput, NotGenerative, RunError
+from turnout.graph import constant_array, describe, ir
+from turnout.tensor import host_value
+
+if TYPE_CHECKING:
+    from turnout.execute import Program
+    from turnout.explain import Explanation
+    from turnout.plan import Plan
+
+__all__ = ["Bound", "Model", "ValueInfo"]
+
+
+_KINDS = {"TensorType": "tensor", "SparseTensorType": "tensor", "SequenceType": "sequence", "OptionalType": "optional"}
+
+
+@dataclass(frozen=True)
+class ValueInfo:
+    """An input or output of a model: name, kind ("tensor", "sequence", "optional", "map"), element dtype and shape.
+
+    dtype: NumPy dtype (ml_dtypes for bfloat16, float8, int4; object for strings), None where the model does not say.
+    shape: int for a fixed dimension, str for a named one, None for an unknown one; None in all where the rank is not known.
+    required: False for an input that has a default.
+    """
+
+    name: str
+    kind: str
+    dtype: np.dtype[Any] | None
+    shape: tuple[int | str | None, ...] | None
+    text: str
+    required: bool = True
+
+    @classmethod
+    def of(cls, value: ir.Value) -> ValueInfo:
+        """What the graph says of one of its inputs or outputs."""
+        kind = _KINDS.get(type(value.type).__name__, "map")
+        dtype = None if value.type is None else value.type.dtype
+        shape = None
+        if value.shape is not None and kind == "tensor":
+            shape = tuple(dim if isinstance(dim, int) else dim.value for dim in value.shape)
+        known = dtype not in (None, ir.DataType.UNDEFINED)
+        numpy_dtype = None
+        if known and dtype is not None:
+            numpy_dtype = np.dtype(object) if dtype == ir.DataType.STRING else dtype.numpy()
+        return cls(value.name or "", kind, numpy_dtype, shape, describe(value), value.const_value is None)
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class Model:
+    """A loaded model. Made by `turnout.load`; safe to run from several threads; a context manager that closes it."""
+
+    def __init__(self, name: str, plan: Plan, program: Program, explanation: Callable[[], Explanation]) -> None:
+        self.name = name
+        self.inputs: tuple[ValueInfo, ...] = tuple(ValueInfo.of(value) for value in plan.graph.inputs)
+        self.outputs: tuple[ValueInfo, ...] = tuple(ValueInfo.of(value) for value in plan.graph.outputs)
+        self.fingerprint: str = plan.fingerprint
+        self._defaults = {value.name or "": constant_array(value) for value in plan.graph.inputs if value.const_value is not None}
+        self._explain = explanation
+        self._explanation: Explanation | None = None
+        self._program: Program | None = program
+        self._input_names = tuple(one.name for one in self.inputs)
+        self._output_names = tuple(one.name for one in self.outputs)
+        self._unchecked = program.direct.run if program.direct is not None and program.direct.checks_inputs else None
+        self._text: Any = None
+
+    def run(self, /, *arrays: Any, **named: Any) -> dict[str, Any]:
+        """Runs once: a mapping of name to array, or arrays in the model's order, or keywords; gives a mapping in the model's order.
+
+        Takes whatever has DLPack or the array protocol, lists of strings for string tensors, lists of arrays for sequences, None for
+        an empty optional; copies nothing that is in host memory already. Gives NumPy arrays (bfloat16, float8 and int4 by ml_dtypes).
+        Raises InvalidInput, OutOfMemory, DeviceLost, Closed, or RunError for whatever else went wrong.
+        """
+        if arrays:
+            named = self._by_name(arrays, named)
+        try:
+            values = [named[name] for name in self._input_names]
+        except KeyError:
+            values = self._with_defaults(named)
+        if len(named) > len(values):
+            raise self._unknown(named)
+        run = self._unchecked
+        if run is None:
+            return self._run_checked(values)
+        for value in values:
+            if type(value) is not np.ndarray:
+                values = self._host_values(values)
+                break
+        return dict(zip(self._output_names, run(values), strict=False))
+
+    def _run_checked(self, values: list[Any]) -> dict[str, Any]:
+        program = self._opened()
+        values = self._host_values(values)
+        self._check(values)
+        return dict(zip(self._output_names, program.run(values), strict=True))
+
+    def bind(self, /, *arrays: Any, outputs: Mapping[str, Any] | None = None, **named: Any) -> Bound:
+        """The same run again and again: `bound.run()` reads the given arrays anew each time, and writes into `outputs`.
+
+        outputs: output name to a writable NumPy array that takes the result; an output without one gets its own where its shape is
+        known. No input or output is copied where one partition in host memory takes the whole model. Raises InvalidInput.
+        """
+        program = self._opened()
+        if arrays:
+            named = self._by_name(arrays, named)
+        values = self._host_values(self._with_defaults(named))
+        if len(named) > len(values):
+            raise self._unknown(named)
+        self._check(values)
+        return Bound(program, self._output_names, values, self._buffers(outputs or {}))
+
+    def _buffers(self, given: Mapping[str, Any]) -> list[Any]:
+        if strangers := set(given) - set(self._output_names):
+            raise InvalidInput(f"there is no output {min(strangers)!r}", hint=f"the outputs are: {', '.join(self._output_names)}")
+        buffers: list[Any] = []
+        for info in self.outputs:
+            buffer = given.get(info.name)
+            if buffer is None and _is_static(info):
+                buffer = np.empty(info.shape, info.dtype)
+            elif buffer is not None:
+                if not isinstance(buffer, np.ndarray) or not buffer.flags.c_contiguous or not buffer.flags.writeable:
+                    raise InvalidInput(f"output {info.name!r}: the buffer must be a writable, C-contiguous NumPy array")
+                if problem := _mismatch(buffer, info):
+                    raise InvalidInput(f"output {info.name!r} {problem}", hint=f"it is {info}")
+            buffers.append(buffer)
+        return buffers
+
+    def explain(self) -> Explanation:
+        """Who runs what, and why: print it, or take `.to_dict()`, `.node(name)`, `.to_html()`."""
+        if self._explanation is None:
+            self._explanation = self._explain()
+        return self._explanation
+
+    def generate(self, prompt: Any, **options: Any) -> Any:
+        """A stream of pieces of text. Needs a decoder, and the plugin turnout-text. Raises NotGenerative."""
+        return self._writer().generate(prompt, **options)
+
+    def chat(self, **options: Any) -> Any:
+        """A conversation. Needs a decoder, and the plugin turnout-text. Raises NotGenerative."""
+        return self._writer().chat(**options)
+
+    def _writer(self) -> Any:
+        from turnout import plugins
+
+        self._opened()
+        if self._text is None:
+            self._text = plugins.first("turnout_text", model=self)
+        if self._text is None:
+            raise NotGenerative(
+                f"{self.name} does not make text here: no installed plugin takes it for a language model",
+                hint="pip install turnout-text (for language models), or use run() (for any model)",
+            )
+        return self._text
+
+    def close(self) -> None:
+        """Frees what the model holds on its devices. Runs after this raise Closed; closing twice does nothing."""
+        program, self._program = self._program, None
+        if program is not None:
+            self.explain()  # it stays to be read after the weights are gone
+            self._unchecked = None
+            program.close()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "" if self._program is not None else ", closed"
+        return f"<turnout.Model {self.name}: {len(self.inputs)} inputs, {len(self.outputs)} outputs{state}>"
+
+    def _opened(self) -> Program:
+        if self._program is None:
+            raise Closed(f"{self.name} was closed", hint="load it again, or run it before close()")
+        return self._program
+
+    def _by_name(self, arrays: Sequence[Any], named: dict[str, Any]) -> dict[str, Any]:
+        if len(arrays) == 1 and isinstance(arrays[0], Mapping) and not (len(self.inputs) == 1 and self.inputs[0].kind == "map"):
+            return {**arrays[0], **named}
+        if len(arrays) > len(self.inputs):
+            raise InvalidInput(f"{len(arrays)} arrays for {len(self.inputs)} inputs", hint=self._wanted())
+        placed = dict(zip(self._input_names, arrays, strict=False))
+        if twice := set(placed) & set(named):
+            raise InvalidInput(f"input {min(twice)!r} is given twice, by position and by name", hint=self._wanted())
+        return {**placed, **named}
+
+    def _with_defaults(self, named: Mapping[str, Any]) -> list[Any]:
+        missing = [info for info in self.inputs if info.name not in named and info.required and info.kind != "optional"]
+        if missing:
+            strangers = [name for name in named if name not in self._input_names]
+            if strangers:
+                raise self._unknown(named)
+            raise InvalidInput(f"input {missing[0].name!r} is missing", hint=self._wanted())
+        return [named.get(name, self._defaults.get(name)) for name in self._input_names]
+
+    def _unknown(self, named: Mapping[str, Any]) -> InvalidInput:
+        import difflib
+
+        stranger = next(name for name in named if name not in self._input_names)
+        close = difflib.get_close_matches(stranger, self._input_names, n=1)
+        return InvalidInput(f"there is no input {stranger!r}", hint=f"did you mean {close[0]!r}?" if close else self._wanted())
+
+    def _wanted(self) -> str:
+        return "the inputs are: " + ", ".join(f"{info.name} {info}" for info in self.inputs)
+
+    def _host_values(self, values: Sequence[Any]) -> list[Any]:
+        self._opened()
+        return [host_value(value, info.dtype, info.name, info.kind) for value, info in zip(values, self.inputs, strict=True)]
+
+    def _check(self, values: Sequence[Any]) -> None:
+        for value, info in zip(values, self.inputs, strict=True):
+            if info.kind == "tensor" and (problem := _mismatch(value, info)):
+                raise InvalidInput(f"input {info.name!r} {problem}", hint=f"it is {info}")
+
+
+def _is_static(info: ValueInfo) -> bool:
+    static = info.shape is not None and all(isinstance(dim, int) for dim in info.shape)
+    return static and info.dtype is not None and info.dtype != object and info.kind == "tensor"
+
+
+def _mismatch(value: Any, info: ValueInfo) -> str:
+    """What is wrong with an array for a tensor of this type and shape, as the end of a sentence; "" where nothing is."""
+    if not isinstance(value, np.ndarray):
+        return f"wants a tensor, not {type(value).__name__}"
+    text = value.dtype.kind in "OUST"
+    if info.dtype is not None and value.dtype != info.dtype and not (info.dtype == object and text):
+        return f"has dtype {value.dtype}, not {'string' if info.dtype == object else info.dtype}"
+    if info.shape is None:
+        return ""
+    if value.ndim != len(info.shape):
+        return f"has {value.ndim} dimensions {value.shape}, not {len(info.shape)}"
+    for axis, (have, want) in enumerate(zip(value.shape, info.shape, strict=True)):
+        if isinstance(want, int) and have != want:
+            return f"has {have} along axis {axis}, not {want}"
+    return ""
+
+
+class Bound:
+    """A run with its buffers: made by `Model.bind`. `run()` reads the inputs as they are now and gives the outputs by name."""
+
+    def __init__(self, program: Program, names: Sequence[str], values: list[Any], buffers: list[Any]) -> None:
+        self._names = names
+        self.inputs = values
+        self._fixed: dict[str, Any] | None = None
+        if program.direct is not None:
+            self._call: Callable[[], Sequence[Any]] = program.direct.bind(values, buffers)
+        else:
+            self._call = lambda: _into(program.run(values), buffers, names)
+        if all(buffer is not None for buffer in buffers):
+            self._fixed = dict(zip(names, buffers, strict=True))
+
+    def run(self) -> dict[str, Any]:
+        """Runs once. Where every output has a buffer, the mapping is the same object each time."""
+        results = self._call()
+        return self._fixed if self._fixed is not None else dict(zip(self._names, results, strict=False))
+
+
+def _into(results: Sequence[Any], buffers: Sequence[Any], names: Sequence[str]) -> list[Any]:
+    """Results of several partitions, copied into the buffers that were given for them."""
+    for result, buffer, name in zip(results, buffers, names, strict=True):
+        if buffer is not None:
+            if result.shape != buffer.shape:
+                raise RunError(f"output {name!r} came out as {result.shape}, but its buffer is {buffer.shape}")
+            np.copyto(buffer, result)
+    return [result if buffer is None else buffer for result, buffer in zip(results, buffers, strict=True)]
