@@ -1,0 +1,1 @@
+"""For whoever tests a plugin. Nothing in here is imported by the rest of turnout."""
