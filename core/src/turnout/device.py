@@ -47,7 +47,7 @@ class Device:
     @property
     def name(self) -> str:
         """The name to ask for it by: `cpu:0`."""
-        return f"{self.provider}:{self.index}"
+        return "host" if self.provider == "host" else f"{self.provider}:{self.index}"
 
     @property
     def on_host(self) -> bool:

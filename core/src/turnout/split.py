@@ -116,8 +116,7 @@ def _vetoed(run: Run, assignment: Assignment, candidates: Sequence[Candidate]) -
         saved = _copy_seconds(run, assignment, run.candidate.device) - _copy_seconds(run, assignment, other.device)
         if saved > 0 and there - here < saved:
             reason = (
-                f"{len(run.nodes)} nodes would gain {_micro(there - here)} there over {other.name}, "
-                f"less than the {_micro(saved)} that their copies cost"
+                f"vetoed: {_micro(there - here)} gained over {other.name} would be less than the {_micro(saved)} that its copies cost"
             )
             _move(run, assignment, other, reason)
             return True
@@ -200,6 +199,5 @@ def _move(run: Run, assignment: Assignment, other: Candidate, reason: str) -> No
         assignment.ledger.barred[node, run.candidate.name] = reason
         assignment.ledger.place(node, Placement(other, seconds=verdict.seconds if isinstance(verdict, Yes) else None))
         assignment.ledger.answer(node, run.candidate, Yes())
-        assignment.ledger.note(node, f"vetoed on {run.candidate.name}: {reason}")
     crossing = ", ".join(f"{value.name} {describe(value)}" for value, _ in _crossings(run, assignment)[:3])
-    assignment.ledger.remark(f"veto: {reason} ({run.candidate.name}; {crossing})")
+    assignment.ledger.remark(f"island of {len(run.nodes)} on {run.candidate.name} {reason} ({crossing})")

@@ -5,7 +5,7 @@ Planning is tested with these, and README's explanations are made with them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +33,7 @@ class FakeProvider(Provider):
     """Runs the operators it is told to, on a device that is as far away as it is told to.
 
     operators: what it takes; None for everything but control flow. link: given, its values live outside host memory.
-    seconds: its estimate for any node. takes: a further say about single nodes. fuses: claims, given the graph.
+    seconds: its estimate for any node, or by operator. takes: a further say about single nodes. fuses: claims, given the graph.
     rewrites: rewrites, given the graph. fails: operators that it claims and then cannot compile.
     """
 
@@ -45,7 +45,7 @@ class FakeProvider(Provider):
         operators: Collection[str] | None = None,
         *,
         link: Link | None = None,
-        seconds: float | None = None,
+        seconds: float | Mapping[str, float] | None = None,
         rank: int = 50,
         takes: Callable[[ir.Node], bool] = lambda node: True,
         fuses: Callable[[ir.Graph], Sequence[Claim]] = lambda graph: (),
@@ -72,7 +72,9 @@ class FakeProvider(Provider):
             return No(f"{self.name} has no control flow")
         if self.operators is not None and node.op_type not in self.operators:
             return No(f"{self.name} has no {node.op_type}")
-        return Yes(self.seconds) if self.takes(node) else No(f"{self.name} would rather not")
+        if not self.takes(node):
+            return No(f"{self.name} would rather not")
+        return Yes(self.seconds.get(node.op_type) if isinstance(self.seconds, Mapping) else self.seconds)
 
     def claims(self, graph: ir.Graph, device: Device) -> Sequence[Claim]:
         return self.fuses(graph)
