@@ -1,0 +1,77 @@
+"""CpuProvider: ONNX Runtime's CPU execution provider."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from turnout.device import Device
+from turnout_ort.provider import OrtProvider
+
+__all__ = ["CpuProvider", "Options"]
+
+Level = Literal["all", "extended", "basic", "none"]
+
+_LEVELS = {
+    "all": "ORT_ENABLE_ALL",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "basic": "ORT_ENABLE_BASIC",
+    "none": "ORT_DISABLE_ALL",
+}
+
+
+class Options(BaseModel):
+    """The load options of the CPU: `load(..., options={"cpu": {"threads": 2}})`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    threads: int | None = Field(default=None, ge=1, description="threads that one operator is spread over")
+    spinning: bool = Field(default=True, description="idle threads spin for a moment: quicker runs, more processor time")
+    graph_optimization: Level = Field(default="all", description="how far ONNX Runtime rewrites the graph")
+
+
+class CpuProvider(OrtProvider):
+    """The machine's processor, through ONNX Runtime."""
+
+    name = "cpu"
+    rank = 90
+    ep = "CPUExecutionProvider"
+    Options: ClassVar[type[BaseModel] | None] = Options
+
+    def probe(self) -> Sequence[Device]:
+        self.require()
+        return [Device(self.name, description=_brand(), memory=_memory())]
+
+    def configure(self, settings: Any, device: Device, options: BaseModel | None) -> None:
+        from turnout_ort.runtime import onnxruntime
+
+        chosen = options if isinstance(options, Options) else Options()
+        settings.execution_mode = onnxruntime().ExecutionMode.ORT_SEQUENTIAL
+        settings.inter_op_num_threads = 1
+        settings.intra_op_num_threads = chosen.threads or 0  # 0: ONNX Runtime counts the cores
+        level = _LEVELS[chosen.graph_optimization]
+        settings.graph_optimization_level = getattr(onnxruntime().GraphOptimizationLevel, level)
+        settings.add_session_config_entry("session.intra_op.allow_spinning", str(int(chosen.spinning)))
+
+
+def _brand() -> str:
+    """What the processor calls itself."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    found = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(found, "") or platform.processor() or platform.machine()
+
+
+def _memory() -> int | None:
+    """Bytes of memory in the machine, where the system has a standard way to tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None

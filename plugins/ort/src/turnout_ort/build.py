@@ -1,0 +1,148 @@
+"""Building sessions: the whole file where it is one, else the graph; and which nodes are at fault where that fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from turnout.errors import CompileError
+from turnout.graph import captures, ir, label, partition, type_name, whole_file
+from turnout_ort.failures import culprit, sentence
+from turnout_ort.registry import schemas
+from turnout_ort.runtime import onnxruntime
+from turnout_ort.serialize import Model, to_model
+from turnout_ort.session import PlainSession, make_executable
+from turnout_ort.values import Port
+
+__all__ = ["assigned", "build"]
+
+_TRIALS = 64  # distinct nodes to try alone after a session failed; each takes about half a millisecond
+
+Options = Callable[[], Any]
+"""Makes new SessionOptions: weights are added to them, so that each session needs its own."""
+
+
+def build(graph: ir.GraphView, options: Options) -> PlainSession:
+    """The graph as an executable.
+
+    Raises CompileError with the positions of the nodes at fault.
+    """
+    session, keep = _whole(graph, options), None
+    if session is None:
+        model = to_model(graph, schemas().newest)
+        try:
+            session, keep = _open(model, options), model.weights
+        except Exception as error:
+            raise _compile_error(error, graph, model, options) from error
+    return make_executable(session, *_ports(session, graph), keep)
+
+
+def _whole(graph: ir.GraphView, options: Options) -> Any | None:
+    """A session on the unchanged file; None where there is none, or where ONNX Runtime does not take it as it is.
+
+    It may take the graph all the same: an operator set that is newer than it, without an operator that is, stops only
+    the file.
+    """
+    file = whole_file(graph)
+    if file is None:
+        return None
+    try:
+        session = _session(str(file) if isinstance(file, Path) else file, options())
+    except Exception:
+        return None  # the graph is tried next, and its error, which knows the nodes, is the one to report
+    known = {meta.name for meta in (*session.get_inputs(), *session.get_overridable_initializers())}
+    return session if all(value.name in known for value in graph.inputs) else None
+
+
+def _open(model: Model, options: Options) -> Any:
+    settings = options()
+    if model.weights:
+        settings.add_external_initializers(list(model.weights), [tied.value for tied in model.weights.values()])
+    if model.folder is not None:
+        settings.add_session_config_entry("session.model_external_initializers_file_folder_path", str(model.folder))
+    return _session(model.proto, settings)
+
+
+def _session(source: str | bytes, settings: Any) -> Any:
+    # without providers in the settings, none means whatever ONNX Runtime prefers
+    providers = None if settings.has_providers() else ["CPUExecutionProvider"]
+    return onnxruntime().InferenceSession(source, settings, providers=providers, enable_fallback=0)
+
+
+def _ports(session: Any, graph: ir.GraphView) -> tuple[list[Port], list[Port]]:
+    known = (*session.get_inputs(), *session.get_overridable_initializers(), *session.get_outputs())
+    types = {meta.name: meta.type for meta in known}
+    return [_port(value, types) for value in graph.inputs], [_port(value, types) for value in graph.outputs]
+
+
+def _port(value: ir.Value, types: dict[str, str]) -> Port:
+    shape = None if value.shape is None else tuple(dim if isinstance(dim, int) else None for dim in value.shape)
+    name = value.name or ""
+    return Port(name, types.get(name) or type_name(value), shape)
+
+
+def _compile_error(error: Exception, graph: ir.GraphView, model: Model, options: Options) -> CompileError:
+    named = culprit(error, model.names)
+    nodes = sorted({*([] if named is None else [named]), *_failing_alone(graph, options)})
+    where = f" (at {', '.join(label(graph[i], i) for i in nodes[:3])})" if nodes else ""
+    return CompileError(f"ONNX Runtime did not take the partition: {sentence(error)}{where}", nodes=nodes)
+
+
+def _failing_alone(graph: ir.GraphView, options: Options) -> Iterator[int]:
+    """Positions of the nodes that no session takes even alone; alike nodes are tried once."""
+    verdicts: dict[str, bool] = {}
+    for position, node in enumerate(graph):
+        key = signature(node)
+        if key not in verdicts and len(verdicts) < _TRIALS:
+            verdicts[key] = _runs_alone(node, graph.opset_imports, options)
+        if not verdicts.get(key, True):
+            yield position
+
+
+def _runs_alone(node: ir.Node, opsets: Mapping[str, int], options: Options) -> bool:
+    graph = alone(node, opsets)
+    if graph is None:
+        return True
+    try:
+        _open(to_model(graph, schemas().newest), lambda: _small(options))
+    except Exception:
+        return False
+    return True
+
+
+def alone(node: ir.Node, opsets: Mapping[str, int]) -> ir.GraphView | None:
+    """The node as a graph of its own, or None where the type of an input is unknown."""
+    read = dict.fromkeys(value for value in (*node.inputs, *captures(node)) if value is not None)
+    inputs = [value for value in read if value.const_value is None or value.producer() is not None]
+    outputs = [value for value in node.outputs if value.name]
+    if not all(type_name(value) for value in inputs):
+        return None
+    return partition([node], inputs, outputs, opsets, name="alone")
+
+
+def assigned(node: ir.Node, opsets: Mapping[str, int], options: Options) -> set[str]:
+    """The execution providers that a session of this one node puts it on; raises what ONNX Runtime raises."""
+    graph = alone(node, opsets)
+    if graph is None:
+        return set()
+    session = _open(to_model(graph, schemas().newest), lambda: _small(options))
+    return {part.ep_name for part in session.get_provider_graph_assignment_info()}
+
+
+def _small(options: Options) -> Any:
+    """Settings for a session that is only tried: no thread pool."""
+    settings = options()
+    settings.intra_op_num_threads = 1
+    return settings
+
+
+def signature(node: ir.Node) -> str:
+    """All that a provider can look at in a node, constants' values aside: equal for nodes taken or refused alike."""
+    attributes = sorted((name, str(attribute)) for name, attribute in node.attributes.items())
+    values = [_describe(value) for value in (*node.inputs, *node.outputs)]
+    return repr((node.domain, node.op_type, node.version, values, attributes))
+
+
+def _describe(value: ir.Value | None) -> str:
+    return "" if value is None else f"{type_name(value)}{value.shape}{value.const_value is None}"

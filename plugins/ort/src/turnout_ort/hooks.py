@@ -1,0 +1,27 @@
+"""turnout's hooks: a check of the installed wheels, and ONNX Runtime alone to compare with. No devices of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from turnout.hooks import hookimpl
+
+if TYPE_CHECKING:
+    from turnout.doctor import Check
+
+
+@hookimpl
+def turnout_checks() -> Sequence[Check]:
+    from turnout_ort.owners import check
+
+    return [check()]
+
+
+@hookimpl
+def turnout_peer(name: str, path: str) -> Callable[[Mapping[str, Any]], Any] | None:
+    if name != "onnxruntime":
+        return None
+    from turnout_ort.peer import open_peer
+
+    return open_peer(path)
