@@ -1,10 +1,14 @@
 """Who runs what, and why: each rule of planning on a graph small enough to read."""
 
+import gc
 import json
+import sys
 import warnings
 from pathlib import Path
 
 import numpy as np
+import onnx.helper
+import onnx.numpy_helper
 import onnx.parser
 import pytest
 
@@ -221,9 +225,9 @@ def test_an_explanation_is_plain_data_with_a_published_schema():
 
     schema = json.loads((Path(__file__).parents[2] / "docs" / "explanation.schema.json").read_text())
     assert schema == Explanation.model_json_schema(), "run: uv run python docs/schemas.py"
-    with installed(FakeProvider("far", {"Neg"}, link=BUS), FakeProvider("rest")):
-        with turnout.load(parsed(CHAIN), device=["far", "rest"]) as model:
-            story = model.explain().to_dict()
+    far, rest = FakeProvider("far", {"Neg"}, link=BUS), FakeProvider("rest")
+    with installed(far, rest), turnout.load(parsed(CHAIN), device=["far", "rest"]) as model:
+        story = model.explain().to_dict()
     jsonschema.validate(story, schema)
     assert json.loads(json.dumps(story)) == story
 
@@ -256,3 +260,28 @@ def test_text_wants_a_plugin():
     with turnout.load(parsed(CHAIN), device="cpu") as model, pytest.raises(NotGenerative) as caught:
         model.generate("hello")
     assert "turnout-text" in caught.value.hint
+
+
+def test_what_a_provider_says_of_a_yes_is_told():
+    """ONNX Runtime's CPU provider has no float16 kernel of Tanh, and runs it all the same."""
+    half = onnx.parser.parse_model('<ir_version: 10, opset_import: ["" : 21]> g (float16[2] x) => (float16[2] y) { y = Tanh(x) }')
+    with turnout.load(half, device="cpu") as model:
+        assert "float16, computed in float32" in str(model.explain().node("Tanh#0"))
+
+
+def test_the_weights_are_not_kept_twice():
+    weight = np.zeros((256, 1024), np.float32)
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "g",
+        [onnx.helper.make_tensor_value_info("x", 1, [1, 256])],
+        [onnx.helper.make_tensor_value_info("y", 1, [1, 1024])],
+        [onnx.numpy_helper.from_array(weight, "w")],
+    )
+    data = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10).SerializeToString()
+    before = sys.getrefcount(data)
+    with turnout.load(data, device="cpu") as model:
+        model.explain()
+        gc.collect()
+        assert sys.getrefcount(data) == before
+        assert model.run(x=np.ones((1, 256), np.float32))["y"].shape == (1, 1024)

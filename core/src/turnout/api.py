@@ -52,9 +52,11 @@ def load(
     candidates, not_used = _candidates(device)
     checked = _options(options or {})
     source = open_source(model)
+    name = source.name
     candidates = _ranked(candidates, source.name) if device is None else candidates
     plan, program = _compile(source, candidates, not_used, checked)
-    made = Model(source.name, plan, program, lambda: explanation(source.name, plan))
+    made = Model(source.name, plan, program, lambda: explanation(name, plan))
+    plan.release_weights()
     seconds = time.perf_counter() - start
     _say(made, plan, seconds, automatic=device is None)
     return made
@@ -75,9 +77,7 @@ def _compile(source: Any, candidates: Sequence[Candidate], not_used: Sequence[No
             if len(candidates) == 1:
                 raise failed.error from failed.__cause__
             name = failed.partition.device.name
-            log.warning(
-                "%s: planning again without %d nodes on %s: %s", source.name, len(failed.nodes), name, failed.error.message
-            )
+            log.warning("%s: planning again without %d nodes on %s: %s", source.name, len(failed.nodes), name, failed.error.message)
             fresh = {(node, name): failed.reason for node in failed.nodes}
             if not set(fresh) - set(barred):
                 raise failed.error from failed.__cause__
@@ -150,9 +150,7 @@ def _options(given: Mapping[str, Any]) -> dict[str, Any]:
     for name in given:
         if name not in known:
             have = ", ".join(sorted(known)) or "none"
-            raise InvalidInput(
-                f"options for {name!r}, but no installed provider of that name takes any", hint=f"these do: {have}"
-            )
+            raise InvalidInput(f"options for {name!r}, but no installed provider of that name takes any", hint=f"these do: {have}")
     return {name: _section(name, kind, given.get(name, {})) for name, kind in known.items()}
 
 
@@ -172,7 +170,7 @@ def _section(name: str, kind: Any, given: Any) -> Any:
 
 def _say(model: Model, plan: Plan, seconds: float, *, automatic: bool) -> None:
     """One log line, one event, and one warning where nodes landed on the reference provider and nobody asked for it."""
-    counts = dict(_counts(plan))
+    counts = plan.nodes_per_device()
     where = ", ".join(f"{count} nodes on {name}" for name, count in counts.items()) or "no nodes"
     log.info("%s: %s; planned and compiled in %.2f s", model.name, where, seconds)
     event = {"event": "load", "model": model.name, "fingerprint": model.fingerprint, "nodes": counts, "seconds": seconds}
@@ -187,28 +185,8 @@ def _say(model: Model, plan: Plan, seconds: float, *, automatic: bool) -> None:
         )
 
 
-def _counts(plan: Plan) -> Iterator[tuple[str, int]]:
-    from turnout.plan import Partition
-
-    totals: dict[str, int] = {}
-    for step in _steps(plan):
-        count = len(step.nodes) if isinstance(step, Partition) else 1
-        totals[step.device.name] = totals.get(step.device.name, 0) + count
-    yield from totals.items()
-
-
-def _steps(plan: Plan) -> Iterator[Any]:
-    from turnout.plan import Control
-
-    for step in plan.steps:
-        yield step
-        if isinstance(step, Control):
-            for body in step.bodies.values():
-                yield from _steps(body)
-
-
 def _slow_reasons(plan: Plan) -> Iterator[str]:
-    for step in _steps(plan):
+    for step in plan.walk():
         if step.device.provider == "reference":
             for node in step.nodes:
                 for name, reason in plan.ledger.refusals(node):

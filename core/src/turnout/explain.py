@@ -103,9 +103,7 @@ class Explanation(_Record):
         """The same as a page of its own."""
         from html import escape
 
-        rows = "".join(
-            f"<details><summary>{escape(one.name)}</summary><pre>{escape(str(one))}</pre></details>" for one in self.nodes
-        )
+        rows = "".join(f"<details><summary>{escape(one.name)}</summary><pre>{escape(str(one))}</pre></details>" for one in self.nodes)
         title = escape(self.model)
         return f"<!doctype html><meta charset=utf-8><title>{title}</title><pre>{escape(str(self))}</pre><h2>Nodes</h2>{rows}"
 
@@ -187,16 +185,13 @@ class _Teller:
         positions = {node: position for position, node in enumerate(plan.graph)}
         for step in plan.steps:
             number = len(self.partitions) + 1
-            nodes = step.nodes if isinstance(step, Partition) else [step.node]
             self.partitions.append(_partition_story(step, number, body_of))
-            for node in nodes:
+            for node in step.nodes:
                 self._tell_node(node, label(node, positions[node]), step.device.name, number)
             if isinstance(step, Control):
                 for name, body in step.bodies.items():
                     self.tell(body, f"{name} of {label(step.node, positions[step.node])}")
-        self.copies += [
-            CopyStory(value=c.value, type=c.type, source=c.source, target=c.target, bytes=c.nbytes) for c in plan.copies
-        ]
+        self.copies += [CopyStory(value=c.value, type=c.type, source=c.source, target=c.target, bytes=c.nbytes) for c in plan.copies]
 
     def _tell_node(self, node: Any, name: str, device: str, number: int) -> None:
         self.nodes.append(
@@ -206,7 +201,7 @@ class _Teller:
                 device=device,
                 partition=number,
                 refusals=dict(self.plan.ledger.refusals(node)),
-                notes=list(self.plan.ledger.notes.get(node, [])),
+                notes=[*self.plan.ledger.remarks(node, device), *self.plan.ledger.notes.get(node, [])],
             )
         )
 
@@ -217,9 +212,7 @@ class _Teller:
         return [
             NotUsedStory(
                 device=one.name,
-                reason=f"refused {_count(refused[one.name], 'node')}"
-                if refused[one.name]
-                else "devices before it took every node",
+                reason=f"refused {_count(refused[one.name], 'node')}" if refused[one.name] else "devices before it took every node",
             )
             for one in self.plan.candidates
             if one.name not in used
@@ -227,13 +220,12 @@ class _Teller:
 
 
 def _partition_story(step: Partition | Control, number: int, body_of: str) -> PartitionStory:
-    nodes = step.nodes if isinstance(step, Partition) else [step.node]
     return PartitionStory(
         number=number,
         device=step.device.name,
         description=step.device.description,
-        nodes=len(nodes),
-        operators=dict(Counter(node.op_type for node in nodes).most_common()),
+        nodes=len(step.nodes),
+        operators=dict(Counter(node.op_type for node in step.nodes).most_common()),
         rewritten=dict(Counter(rewrite.title for rewrite in step.rewrites)) if isinstance(step, Partition) else {},
         placement=dict(step.placement) if isinstance(step, Partition) else {},
         body_of=body_of,

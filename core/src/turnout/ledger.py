@@ -78,3 +78,9 @@ class Ledger:
         for name, verdict in self.answers.get(node, {}).items():
             if isinstance(verdict, No):
                 yield name, verdict.reason
+
+    def remarks(self, node: ir.Node, device: str) -> Iterator[str]:
+        """What the device that took the node had to say of it."""
+        verdict = self.answers.get(node, {}).get(device)
+        if isinstance(verdict, Yes) and verdict.remark:
+            yield verdict.remark

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -71,8 +72,10 @@ class Model:
         self._program: Program | None = program
         self._input_names = tuple(one.name for one in self.inputs)
         self._output_names = tuple(one.name for one in self.outputs)
-        self._unchecked = program.direct.run if program.direct is not None and program.direct.checks_inputs else None
+        self._input_set = frozenset(self._input_names)
+        self._quick = program.direct.run_by_name if program.direct is not None and program.direct.checks_inputs else None
         self._text: Any = None
+        self._bounds: weakref.WeakSet[Bound] = weakref.WeakSet()
 
     def run(self, /, *arrays: Any, **named: Any) -> dict[str, Any]:
         """Runs once: a mapping of name to array, or arrays in the model's order, or keywords; gives a mapping in the model's order.
@@ -83,24 +86,18 @@ class Model:
         """
         if arrays:
             named = self._by_name(arrays, named)
-        try:
-            values = [named[name] for name in self._input_names]
-        except KeyError:
-            values = self._with_defaults(named)
-        if len(named) > len(values):
-            raise self._unknown(named)
-        run = self._unchecked
-        if run is None:
-            return self._run_checked(values)
-        for value in values:
-            if type(value) is not np.ndarray:
-                values = self._host_values(values)
-                break
-        return dict(zip(self._output_names, run(values), strict=False))
+        run = self._quick
+        if run is not None and named.keys() == self._input_set:
+            for value in named.values():
+                if type(value) is not np.ndarray:
+                    break
+            else:
+                return dict(zip(self._output_names, run(named)))  # noqa: B905 - `strict` costs as much as all of this
+        return self._run_checked(named)
 
-    def _run_checked(self, values: list[Any]) -> dict[str, Any]:
+    def _run_checked(self, named: dict[str, Any]) -> dict[str, Any]:
         program = self._opened()
-        values = self._host_values(values)
+        values = self._host_values(named)
         self._check(values)
         return dict(zip(self._output_names, program.run(values), strict=True))
 
@@ -113,11 +110,11 @@ class Model:
         program = self._opened()
         if arrays:
             named = self._by_name(arrays, named)
-        values = self._host_values(self._with_defaults(named))
-        if len(named) > len(values):
-            raise self._unknown(named)
+        values = self._host_values(named)
         self._check(values)
-        return Bound(program, self._output_names, values, self._buffers(outputs or {}))
+        bound = Bound(program, self._output_names, values, self._buffers(outputs or {}))
+        self._bounds.add(bound)
+        return bound
 
     def _buffers(self, given: Mapping[str, Any]) -> list[Any]:
         if strangers := set(given) - set(self._output_names):
@@ -129,7 +126,10 @@ class Model:
                 buffer = np.empty(info.shape, info.dtype)
             elif buffer is not None:
                 if not isinstance(buffer, np.ndarray) or not buffer.flags.c_contiguous or not buffer.flags.writeable:
-                    raise InvalidInput(f"output {info.name!r}: the buffer must be a writable, C-contiguous NumPy array")
+                    raise InvalidInput(
+                        f"output {info.name!r} was given a buffer that is no writable, C-contiguous NumPy array",
+                        hint=f"numpy.empty(shape, {str(info.dtype)!r}) makes one",
+                    )
                 if problem := _mismatch(buffer, info):
                     raise InvalidInput(f"output {info.name!r} {problem}", hint=f"it is {info}")
             buffers.append(buffer)
@@ -167,7 +167,9 @@ class Model:
         program, self._program = self._program, None
         if program is not None:
             self.explain()  # it stays to be read after the weights are gone
-            self._unchecked = None
+            self._quick = None
+            for bound in self._bounds:
+                bound._call = self._refuse
             program.close()
 
     def __enter__(self) -> Model:
@@ -181,9 +183,10 @@ class Model:
         return f"<turnout.Model {self.name}: {len(self.inputs)} inputs, {len(self.outputs)} outputs{state}>"
 
     def _opened(self) -> Program:
-        if self._program is None:
-            raise Closed(f"{self.name} was closed", hint="load it again, or run it before close()")
-        return self._program
+        return self._program or self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        raise Closed(f"{self.name} was closed", hint="load it again, or run it before close()")
 
     def _by_name(self, arrays: Sequence[Any], named: dict[str, Any]) -> dict[str, Any]:
         if len(arrays) == 1 and isinstance(arrays[0], Mapping) and not (len(self.inputs) == 1 and self.inputs[0].kind == "map"):
@@ -196,11 +199,10 @@ class Model:
         return {**placed, **named}
 
     def _with_defaults(self, named: Mapping[str, Any]) -> list[Any]:
+        if any(name not in self._input_names for name in named):
+            raise self._unknown(named)
         missing = [info for info in self.inputs if info.name not in named and info.required and info.kind != "optional"]
         if missing:
-            strangers = [name for name in named if name not in self._input_names]
-            if strangers:
-                raise self._unknown(named)
             raise InvalidInput(f"input {missing[0].name!r} is missing", hint=self._wanted())
         return [named.get(name, self._defaults.get(name)) for name in self._input_names]
 
@@ -214,19 +216,37 @@ class Model:
     def _wanted(self) -> str:
         return "the inputs are: " + ", ".join(f"{info.name} {info}" for info in self.inputs)
 
-    def _host_values(self, values: Sequence[Any]) -> list[Any]:
-        self._opened()
-        return [host_value(value, info.dtype, info.name, info.kind) for value, info in zip(values, self.inputs, strict=True)]
+    def _host_values(self, named: Mapping[str, Any]) -> list[Any]:
+        given = zip(self._with_defaults(named), self.inputs, strict=True)
+        return [host_value(value, info.dtype, info.name, _kind(value, info)) for value, info in given]
 
     def _check(self, values: Sequence[Any]) -> None:
         for value, info in zip(values, self.inputs, strict=True):
-            if info.kind == "tensor" and (problem := _mismatch(value, info)):
+            if problem := _problem(value, info):
                 raise InvalidInput(f"input {info.name!r} {problem}", hint=f"it is {info}")
 
 
 def _is_static(info: ValueInfo) -> bool:
     static = info.shape is not None and all(isinstance(dim, int) for dim in info.shape)
     return static and info.dtype is not None and info.dtype != object and info.kind == "tensor"
+
+
+def _kind(value: Any, info: ValueInfo) -> str:
+    """The kind that a value has to be; that of an optional which is there is what it holds."""
+    if info.kind != "optional" or value is None:
+        return info.kind
+    return "sequence" if info.text.startswith("optional(seq") else "tensor"
+
+
+def _problem(value: Any, info: ValueInfo) -> str:
+    """What is wrong with a host value for an input, as the end of a sentence; "" where nothing is."""
+    kind = _kind(value, info)
+    if kind == "tensor":
+        return _mismatch(value, info)
+    if kind != "sequence":
+        return ""
+    problems = ((position, _mismatch(item, info)) for position, item in enumerate(value))
+    return next((f"at position {position} {problem}" for position, problem in problems if problem), "")
 
 
 def _mismatch(value: Any, info: ValueInfo) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,11 +67,16 @@ class Partition:
 class Control:
     """An If, Loop or Scan that turnout runs itself; its bodies are plans of their own."""
 
-    node: ir.Node
+    nodes: list[ir.Node]
+    """The one node."""
     inputs: list[ir.Value]
     """What must be in host memory before it runs: its own inputs and what its bodies take from outside, constants left out."""
     outputs: list[ir.Value]
     bodies: dict[str, Plan]
+
+    @property
+    def node(self) -> ir.Node:
+        return self.nodes[0]
 
     @property
     def device(self) -> Device:
@@ -90,6 +95,31 @@ class Plan:
     not_used: list[NotUsed] = field(default_factory=list)
     captured: list[ir.Value] = field(default_factory=list)
     """For a body: the values from outside that it reads; they come after its own inputs."""
+
+    def walk(self) -> Iterator[Partition | Control]:
+        """Every step, those of bodies after the step that they belong to."""
+        for step in self.steps:
+            yield step
+            if isinstance(step, Control):
+                for body in step.bodies.values():
+                    yield from body.walk()
+
+    def nodes_per_device(self) -> dict[str, int]:
+        """Device name to the number of nodes that run there."""
+        counts: Counter[str] = Counter()
+        for step in self.walk():
+            counts[step.device.name] += len(step.nodes)
+        return dict(counts)
+
+    def release_weights(self) -> None:
+        """Lets go of the weights once everything is compiled: the executables have what they need, and the plan is kept."""
+        for step in self.walk():
+            if isinstance(step, Partition):
+                step.graph.meta.clear()
+                for value in step.graph.initializers.values():
+                    value.const_value = None
+        for value in self.graph.initializers.values():
+            value.const_value = None
 
     @property
     def fingerprint(self) -> str:
@@ -167,7 +197,7 @@ def _step(run: Run, assignment: Assignment, candidates: Sequence[Candidate], mod
     (node,) = run.nodes
     captured = [value for value in captures(node) if value in inputs]
     bodies = {name: _plan_graph(body, candidates, assignment.ledger, model, [], captured) for name, body in subgraphs(node)}
-    return Control(node, inputs, list(node.outputs), bodies)
+    return Control([node], inputs, list(node.outputs), bodies)
 
 
 def _border(run: Run, assignment: Assignment) -> tuple[list[ir.Value], list[ir.Value]]:
@@ -214,9 +244,7 @@ def _copies(steps: Sequence[Partition | Control], graph: ir.Graph) -> list[Copy]
         involved = source.name != target.name and HOST not in (source, target)
         if involved or (source.name != target.name and not (source.on_host and target.on_host)):
             size = 0 if source.on_host and target.on_host else nbytes(value)
-            copies.setdefault(
-                (value.name or "", target.name), Copy(value.name or "", describe(value), source.name, target.name, size)
-            )
+            copies.setdefault((value.name or "", target.name), Copy(value.name or "", describe(value), source.name, target.name, size))
 
     for step in steps:
         for value in step.inputs:

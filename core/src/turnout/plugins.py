@@ -101,8 +101,7 @@ class _Registry:
     def _namesake(self, plugin: Plugin) -> None:
         other = self.plugins[plugin.name]
         plugin.problem = BrokenPlugin(
-            f"a plugin named {plugin.name} is already there, from {other.distribution}; "
-            f"the one from {plugin.distribution} is left out",
+            f"a plugin named {plugin.name} is already there, from {other.distribution}; the one from {plugin.distribution} is left out",
             hint=f"pip uninstall {plugin.distribution}, or {other.distribution}",
         )
         plugin.name = f"{plugin.name} of {plugin.distribution}"

@@ -34,9 +34,14 @@ API = 1
 
 @dataclass(frozen=True, slots=True)
 class Yes:
-    """The provider runs this node. `seconds`, where it can tell, is its estimate of the node's time; only the veto reads it."""
+    """The provider runs this node.
+
+    seconds: its estimate of the node's time, where it can tell; only the veto reads it.
+    remark: what a user should know of how it runs it ("float16, computed in float32"); `explain()` shows it.
+    """
 
     seconds: float | None = None
+    remark: str = ""
 
     def __bool__(self) -> bool:
         return True

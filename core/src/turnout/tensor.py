@@ -7,6 +7,7 @@ DLPack as what they are made of: the element type in the exchanged struct is cha
 from __future__ import annotations
 
 import ctypes
+from array import array
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,11 +31,11 @@ _CODES: dict[np.dtype[Any], tuple[int, int]] = {
     np.dtype(ml_dtypes.float8_e8m0fnu): (14, 8),
 }
 _DTYPES = {code: dtype for dtype, code in _CODES.items()}
-_CARRIERS = {16: np.dtype(np.uint16), 8: np.dtype(np.uint8)}
+_CARRIERS: dict[int, np.dtype[Any]] = {16: np.dtype(np.uint16), 8: np.dtype(np.uint8)}
 
 
 class _DLTensor(ctypes.Structure):
-    """DLTensor of dlpack.h; DLManagedTensor begins with it."""
+    """DLTensor of dlpack.h; DLManagedTensor, what a capsule "dltensor" holds, begins with it."""
 
     _fields_ = (
         ("data", ctypes.c_void_p),
@@ -50,12 +51,30 @@ class _DLTensor(ctypes.Structure):
     )
 
 
+class _Versioned(ctypes.Structure):
+    """DLManagedTensorVersioned of dlpack.h: what a capsule "dltensor_versioned" holds, and what a read-only array needs."""
+
+    _fields_ = (
+        ("major", ctypes.c_uint32),
+        ("minor", ctypes.c_uint32),
+        ("manager_ctx", ctypes.c_void_p),
+        ("deleter", ctypes.c_void_p),
+        ("flags", ctypes.c_uint64),
+        ("tensor", _DLTensor),
+    )
+
+
 _pointer_of = ctypes.pythonapi.PyCapsule_GetPointer
 _pointer_of.restype = ctypes.c_void_p
 _pointer_of.argtypes = (ctypes.py_object, ctypes.c_char_p)
+_is_named = ctypes.pythonapi.PyCapsule_IsValid
+_is_named.argtypes = (ctypes.py_object, ctypes.c_char_p)
 
 
 def _struct(capsule: Any) -> _DLTensor:
+    if _is_named(capsule, b"dltensor_versioned"):
+        inner: _DLTensor = _Versioned.from_address(_pointer_of(capsule, b"dltensor_versioned")).tensor
+        return inner
     return _DLTensor.from_address(_pointer_of(capsule, b"dltensor"))
 
 
@@ -94,7 +113,7 @@ class Tensor:
         code = _CODES.get(self._data.dtype)
         if code is None:
             return self._data.__dlpack__(**asked)
-        capsule = self._data.view(_CARRIERS[code[1]]).__dlpack__()
+        capsule = self._data.view(_CARRIERS[code[1]]).__dlpack__(**asked)
         struct = _struct(capsule)
         struct.code, struct.bits = code
         return capsule
@@ -121,7 +140,10 @@ class _Capsule:
 
 def _from_dlpack(value: Any) -> np.ndarray[Any, Any]:
     """Host memory behind `__dlpack__` as an array, without a copy."""
-    capsule = value.__dlpack__()
+    try:
+        capsule = value.__dlpack__(max_version=(1, 0))
+    except TypeError:  # a library from before DLPack 1.0
+        capsule = value.__dlpack__()
     struct = _struct(capsule)
     dtype = _DTYPES.get((struct.code, struct.bits))
     if dtype is None:
@@ -142,13 +164,17 @@ def _to_host(value: Any) -> np.ndarray[Any, Any]:
 def host_value(value: Any, dtype: np.dtype[Any] | None, name: str, kind: str = "tensor") -> Any:
     """What a caller gave for an input, as a host value: an array, a list of them for a sequence, None for an empty optional.
 
-    Takes NumPy arrays, Tensors, anything with `__dlpack__` or `__array__`, Python numbers, strings and (nested) lists of them; those
-    have no dtype of their own, so they get the input's. Nothing is copied that is in host memory. Raises InvalidInput.
+    Takes NumPy arrays, Tensors, anything with `__dlpack__`, `__array__` or a buffer, Python numbers, strings and (nested) lists of them;
+    those have no dtype of their own, so they get the input's. Nothing is copied that is in host memory. Raises InvalidInput.
     """
-    if kind == "map" or isinstance(value, np.ndarray) or (value is None and kind == "optional"):
+    if kind == "map" or (value is None and kind == "optional"):
         return value
-    if kind != "tensor" and isinstance(value, (list, tuple)):
+    if kind == "sequence":
+        if not isinstance(value, (list, tuple)):
+            raise InvalidInput(f"input {name!r} is a sequence, not {type(value).__name__}", hint="give a list of arrays")
         return [host_value(item, dtype, name) for item in value]
+    if isinstance(value, np.ndarray):
+        return value if value.dtype.isnative else value.astype(value.dtype.newbyteorder("="))
     if value is None:
         raise InvalidInput(f"input {name!r} is None", hint="give an array; only an optional input may be None")
     try:
@@ -167,11 +193,38 @@ def _as_array(value: Any, dtype: np.dtype[Any] | None) -> np.ndarray[Any, Any]:
         value = value.detach()
     if hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__"):
         return _from_dlpack(value) if int(value.__dlpack_device__()[0]) == _CPU else _to_host(value)
-    if hasattr(value, "__array__"):
+    if hasattr(value, "__array__") or hasattr(value, "__array_interface__"):
         return np.asarray(value)
-    if dtype is not None and dtype == object:
-        return np.array(value, object)
-    array = np.array(value)
-    if array.dtype == object:
+    if dtype is not None and dtype.kind == "O":
+        return _strings(value)
+    if isinstance(value, (bytes, bytearray, memoryview, array)):
+        return np.asarray(memoryview(value))
+    return _numbers(value, dtype)
+
+
+def _strings(value: Any) -> np.ndarray[Any, Any]:
+    made = np.array(value, object)
+    for item in made.reshape(-1):
+        if not isinstance(item, (str, bytes)):
+            raise ValueError(f"it holds {item!r}, which is no string, or its rows have different lengths")
+    return made
+
+
+def _numbers(value: Any, dtype: np.dtype[Any] | None) -> np.ndarray[Any, Any]:
+    """Python numbers as an array of the input's dtype; rounding is fine, another number is not."""
+    made = np.array(value)
+    if made.dtype.kind not in "biufc":
         raise ValueError("its rows have different lengths, or it holds something that is no number")
-    return array if dtype is None else array.astype(dtype)
+    if dtype is None:
+        return made
+    if made.dtype.kind == "c" and dtype.kind != "c":
+        raise ValueError(f"it holds a complex number, and the input is {dtype.name}")
+    with np.errstate(all="ignore"):
+        converted = made.astype(dtype)
+        if "int" in dtype.name or dtype.kind == "b":
+            held = converted.astype(made.dtype) == made
+        else:
+            held = np.isfinite(converted.astype(np.complex128 if dtype.kind == "c" else np.float64)) | ~np.isfinite(made)
+    if not held.all():
+        raise ValueError(f"it holds a number that {dtype.name} cannot hold")
+    return converted

@@ -56,9 +56,7 @@ class OnnxSource(Source):
     def __init__(self, given: Any) -> None:
         self._given = given
         self.path = given if isinstance(given, Path) else None
-        self.name = (
-            given.name if isinstance(given, Path) else f"<{'bytes' if isinstance(given, bytes) else type(given).__name__}>"
-        )
+        self.name = _name_of(given)
 
     def file(self) -> Path | bytes | None:
         if isinstance(self._given, (Path, bytes)):
@@ -72,13 +70,13 @@ class OnnxSource(Source):
             raise InvalidModel(f"{self.name}: {error.message}", hint=error.hint) from error.__cause__
 
     def _model(self) -> ir.Model:
-        from turnout.formats.tidy import check_external, check_names, tidy_graph
+        from turnout.formats.tidy import check_tensors, check_names, tidy_graph
 
         skeleton, weights = self._skeleton()
         if not skeleton.HasField("graph") or not skeleton.opset_import:
             raise InvalidModel("there is no graph in it, or no operator set", hint=f"turnout reads {_SEEN_VERSIONS}")
         tidy_graph(skeleton.graph)
-        check_external(skeleton.graph, self.path)
+        check_tensors(skeleton.graph, self.path)
         weights |= self._take_external(skeleton.graph)
         inputs = [info.name for info in skeleton.graph.input]
         _declare(skeleton.graph, weights)
@@ -88,7 +86,7 @@ class OnnxSource(Source):
             _sort(model.graph)
         _settle(model, weights, inputs)
         if self.path is not None:
-            _base_folder(model, self.path.parent)
+            _map_inner(model, self.path.parent)
         return model
 
     def _skeleton(self) -> tuple[onnx.ModelProto, dict[str, ir.TensorProtocol]]:
@@ -122,8 +120,7 @@ class OnnxSource(Source):
     def _buffer(self) -> memoryview:
         if isinstance(self._given, bytes):
             return memoryview(self._given)
-        with open(self._given, "rb") as file:
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        return _map(self._given)
 
     def _take_external(self, graph: onnx.GraphProto) -> dict[str, ir.TensorProtocol]:
         """Initializers whose data lies in another file, taken out of the graph as tensors that map it."""
@@ -134,14 +131,47 @@ class OnnxSource(Source):
         external = [tensor for tensor in graph.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL]
         if not external or self.path is None:
             return {}
-        taken: dict[str, ir.TensorProtocol] = {}
-        for tensor in external:
-            mapped = ir.serde.deserialize_tensor(tensor, self.path.parent)
-            taken[tensor.name] = mapped
+        files = _Files(self.path.parent)
+        taken = {tensor.name: files.tensor(ir.serde.deserialize_tensor(tensor)) for tensor in external}
         kept = onnx.GraphProto(initializer=[t for t in graph.initializer if t.name not in taken])
         del graph.initializer[:]
         graph.initializer.extend(kept.initializer)
         return taken
+
+
+class _Files:
+    """Files of external data beside a model, each mapped once. `check_tensors` has been over them.
+
+    onnx_ir maps them too, but refuses files with hard links and links that lead out of the folder: package installers make the one,
+    model hubs' caches the other, and `check_tensors` knows which of them are safe.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._maps: dict[str, memoryview] = {}
+
+    def tensor(self, place: Any) -> ir.TensorProtocol:
+        """onnx_ir's `ExternalTensor` as a tensor over the mapped file."""
+        from turnout.formats.wire import Weight
+
+        location = str(place.location)
+        if location not in self._maps:
+            self._maps[location] = _map(self._folder / location)
+        shape = tuple(int(dim) for dim in place.shape)
+        return _mapped(Weight(place.name or "", int(place.dtype), shape, place.offset or 0, place.nbytes), self._maps[location])
+
+
+def _map(path: Path) -> memoryview:
+    with open(path, "rb") as file:
+        if file.seek(0, 2) == 0:
+            return memoryview(b"")
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def _name_of(given: Any) -> str:
+    if isinstance(given, Path):
+        return given.name
+    return "<bytes>" if isinstance(given, bytes) else str(given.graph.name or f"<{type(given).__name__}>")
 
 
 def _mapped(weight: Any, buffer: memoryview) -> ir.TensorProtocol:
@@ -154,7 +184,10 @@ def _mapped(weight: Any, buffer: memoryview) -> ir.TensorProtocol:
         dtype = ir.DataType(weight.data_type)
         wanted = -(-weight.size * dtype.bitwidth // 8)
     except (ValueError, TypeError):
-        raise InvalidModel(f"weight {weight.name!r} has element type {weight.data_type}, which turnout does not know") from None
+        raise InvalidModel(
+            f"weight {weight.name!r} has element type {weight.data_type}, which turnout does not know",
+            hint="export the model with a newer exporter, or update turnout",
+        ) from None
     if wanted != weight.nbytes:
         raise InvalidModel(
             f"weight {weight.name!r} holds {weight.nbytes} bytes, "
@@ -173,9 +206,7 @@ def _split_proto(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, ir.
     from turnout.formats.wire import LARGE
     from turnout.graph import ir
 
-    large = {
-        t.name: t for t in proto.graph.initializer if len(t.raw_data) > LARGE and t.data_location != onnx.TensorProto.EXTERNAL
-    }
+    large = {t.name: t for t in proto.graph.initializer if len(t.raw_data) > LARGE and t.data_location != onnx.TensorProto.EXTERNAL}
     skeleton = onnx.ModelProto()
     for field, value in proto.ListFields():
         if field.name == "graph":
@@ -293,8 +324,17 @@ def set_versions(graph: ir.Graph, opsets: Mapping[str, int]) -> None:
             set_versions(body, opsets)
 
 
-def _base_folder(model: ir.Model, folder: Path) -> None:
-    """External tensors in bodies and attributes are relative to the model's folder."""
+def _map_inner(model: ir.Model, folder: Path) -> None:
+    """External tensors in bodies and attributes become tensors over the mapped files."""
     from turnout.graph import ir
 
-    ir.external_data.set_base_dir(model.graph, folder)
+    files = _Files(folder)
+    outer = [model.graph, *(function.graph for function in model.functions.values())]
+    for graph in [*outer, *(body for one in outer for body in one.subgraphs())]:
+        for value in graph.initializers.values():
+            if isinstance(value.const_value, ir.ExternalTensor):
+                value.const_value = files.tensor(value.const_value)
+        for node in graph:
+            for name, attribute in node.attributes.items():
+                if isinstance(attribute.value, ir.ExternalTensor):
+                    node.attributes[name] = ir.AttrTensor(name, files.tensor(attribute.value))

@@ -5,6 +5,7 @@ Here too is what protobuf cannot see: values that nobody defines, two values of 
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ import onnx.numpy_helper
 
 from turnout.errors import InvalidModel
 
-__all__ = ["check_external", "check_names", "tidy_graph"]
+__all__ = ["check_names", "check_tensors", "tidy_graph"]
 
 
 def tidy_graph(graph: onnx.GraphProto) -> None:
@@ -33,6 +34,7 @@ def tidy_graph(graph: onnx.GraphProto) -> None:
     for info in (*graph.input, *graph.output, *graph.value_info):
         if info.type.WhichOneof("value") in ("map_type", "opaque_type") or _holds_map(info.type):
             info.ClearField("type")  # onnx_ir has no such types; a value without one is one whose type is not known
+        _open_dimensions(info.type.tensor_type.shape)
     for node in graph.node:
         for body in _bodies(node):
             tidy_graph(body)
@@ -41,6 +43,13 @@ def tidy_graph(graph: onnx.GraphProto) -> None:
 def _holds_map(kind: onnx.TypeProto) -> bool:
     held: bool = kind.HasField("sequence_type") and kind.sequence_type.elem_type.HasField("map_type")
     return held
+
+
+def _open_dimensions(shape: onnx.TensorShapeProto) -> None:
+    """Some exporters (Paddle's) write -1 where they mean a dimension that is not known."""
+    for dim in shape.dim:
+        if dim.dim_value < 0:
+            dim.ClearField("dim_value")
 
 
 def _bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
@@ -81,6 +90,8 @@ def _dense(sparse: onnx.SparseTensorProto, name: str) -> onnx.TensorProto:
         values = onnx.numpy_helper.to_array(sparse.values)
         indices = onnx.numpy_helper.to_array(sparse.indices)
         dense = np.zeros(tuple(sparse.dims), values.dtype)
+        if len(indices) != len(values) or (indices < 0).any():
+            raise ValueError(f"{len(values)} values at {len(indices)} places, the lowest {indices.min(initial=0)}")
         if indices.ndim == 1:
             dense.reshape(-1)[indices] = values
         else:
@@ -90,48 +101,76 @@ def _dense(sparse: onnx.SparseTensorProto, name: str) -> onnx.TensorProto:
     return onnx.numpy_helper.from_array(dense, name)
 
 
-def check_names(graph: onnx.GraphProto, outer: frozenset[str] = frozenset()) -> bool:
-    """Whether nodes stand in the order that ONNX asks for (each value defined before it is read).
+def check_names(graph: onnx.GraphProto, outer: frozenset[str] = frozenset(), outer_seen: frozenset[str] = frozenset()) -> bool:
+    """Whether nodes stand in the order that ONNX asks for (each value defined before it is read, in bodies too).
 
+    outer, outer_seen: for a body, the values of the graphs around it, and those of them that are defined before its node.
     Raises InvalidModel where a value is read that nobody defines, or is defined twice.
     """
-    defined = {info.name for info in graph.input} | {tensor.name for tensor in graph.initializer}
-    everything = outer | defined
-    for position, node in enumerate(graph.node):
-        for name in filter(None, node.output):
-            if name in defined:
-                raise InvalidModel(
-                    f"{_title(node, position)} gives {name!r}, which is defined already", hint="export the model again"
-                )
-            defined.add(name)
-    everything |= defined
-    seen = set(outer) | {info.name for info in graph.input} | {tensor.name for tensor in graph.initializer}
+    given = {info.name for info in graph.input} | {tensor.name for tensor in graph.initializer}
+    everything = outer | given | _defined(graph, given)
+    seen = outer_seen | given
     in_order = True
     for position, node in enumerate(graph.node):
         for name in filter(None, node.input):
             if name not in everything:
-                raise InvalidModel(
-                    f"{_title(node, position)} reads {name!r}, which nothing defines", hint="export the model again"
-                )
+                raise InvalidModel(f"{_title(node, position)} reads {name!r}, which nothing defines", hint="export the model again")
             in_order &= name in seen
         for body in _bodies(node):
-            in_order &= check_names(body, frozenset(everything))
-        seen.update(node.output)
+            in_order &= check_names(body, everything, seen)
+        seen |= set(node.output)
     for info in graph.output:
         if info.name not in everything:
             raise InvalidModel(f"the output {info.name!r} is given by no node", hint="export the model again")
+        in_order &= info.name in seen
     return in_order
+
+
+def _defined(graph: onnx.GraphProto, given: set[str]) -> frozenset[str]:
+    made: set[str] = set()
+    for position, node in enumerate(graph.node):
+        for name in filter(None, node.output):
+            if name in given or name in made:
+                raise InvalidModel(f"{_title(node, position)} gives {name!r}, which is defined already", hint="export the model again")
+            made.add(name)
+    return frozenset(made)
 
 
 def _title(node: onnx.NodeProto, position: int) -> str:
     return f"node {node.name or position} ({node.op_type})"
 
 
-def check_external(graph: onnx.GraphProto, model: Path | None) -> None:
-    """Raises InvalidModel where external data is missing, too short, not where it may be, or impossible to find (`model` None)."""
+def check_tensors(graph: onnx.GraphProto, model: Path | None) -> None:
+    """Raises InvalidModel where a tensor holds more or less than its shape and type want.
+
+    And where external data is missing, too short, not where it may be, or impossible to find (`model` None).
+    """
     for tensor in _tensors(graph):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             _check_external_tensor(tensor, model)
+        else:
+            _check_inline(tensor)
+
+
+def _check_inline(tensor: onnx.TensorProto) -> None:
+    count = _elements(tensor)
+    if tensor.data_type == onnx.TensorProto.STRING:
+        have, want, unit = len(tensor.string_data), count, "strings"
+    elif tensor.HasField("raw_data"):
+        have, want, unit = len(tensor.raw_data), _nbytes(tensor), "bytes"
+    else:
+        have, want, unit = _entries(tensor, count)
+    if have != want:
+        raise InvalidModel(
+            f"the tensor {tensor.name!r} of shape {list(tensor.dims)} holds {have} {unit}, not {want}", hint="export the model again"
+        )
+
+
+def _entries(tensor: onnx.TensorProto, count: int) -> tuple[int, int, str]:
+    """(how many entries the tensor's typed field has, how many it wants, what to call them); small types share an entry."""
+    parts = 2 if tensor.data_type in (onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128) else 1
+    want = min(count * parts, _nbytes(tensor))
+    return len(getattr(tensor, onnx.helper.tensor_dtype_to_field(tensor.data_type))), want, "values"
 
 
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
@@ -159,9 +198,7 @@ def _check_external_tensor(tensor: onnx.TensorProto, model: Path | None) -> None
     except ValueError:
         raise InvalidModel(f"{what} with an offset or length that is no number", hint="export the model again") from None
     except OSError:
-        raise InvalidModel(
-            f"{what}, and there is no such file beside the model", hint=f"put {location} into {model.parent}"
-        ) from None
+        raise InvalidModel(f"{what}, and there is no such file beside the model", hint=f"put {location} into {model.parent}") from None
     wanted = _nbytes(tensor)
     length = wanted if length < 0 else length
     if length != wanted:
@@ -184,15 +221,19 @@ def _check_inside(location: str, model: Path, what: str) -> None:
         )
 
 
+def _elements(tensor: onnx.TensorProto) -> int:
+    if any(dim < 0 for dim in tensor.dims):
+        raise InvalidModel(f"the tensor {tensor.name!r} has a negative dimension", hint="export the model again")
+    return math.prod(tensor.dims)
+
+
 def _nbytes(tensor: onnx.TensorProto) -> int:
     import onnx_ir as ir
 
-    count = 1
-    for dim in tensor.dims:
-        if dim < 0:
-            raise InvalidModel(f"weight {tensor.name!r} has a negative dimension", hint="export the model again")
-        count *= dim
     try:
-        return -(-count * ir.DataType(tensor.data_type).bitwidth // 8)
+        return -(-_elements(tensor) * ir.DataType(tensor.data_type).bitwidth // 8)
     except (ValueError, TypeError):
-        raise InvalidModel(f"weight {tensor.name!r} has element type {tensor.data_type}, which turnout does not know") from None
+        raise InvalidModel(
+            f"the tensor {tensor.name!r} has element type {tensor.data_type}, which turnout does not know here",
+            hint="export the model with a newer exporter, or update turnout",
+        ) from None

@@ -19,6 +19,7 @@ LARGE = 1024
 _MODEL_GRAPH = 7
 _GRAPH_INITIALIZER = 5
 _TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_NAME, _TENSOR_RAW = 1, 2, 8, 9
+_TENSOR_NOTES = (12, 16)  # doc_string and metadata_props: nothing that a run reads
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 
 
@@ -81,6 +82,8 @@ def _weight(buffer: memoryview, start: int, end: int) -> Weight | None:
             data_type = _varint(buffer, body, stop)[0]
         elif field == _TENSOR_NAME and wire == _LENGTH:
             name = str(buffer[body:stop], "utf-8")
+        elif field not in _TENSOR_NOTES:
+            return None
     if raw is None or raw[1] <= LARGE or not name or any(dim >= 1 << 63 for dim in dims):
         return None
     return Weight(name, data_type, tuple(dims), *raw)

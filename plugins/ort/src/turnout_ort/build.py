@@ -67,7 +67,9 @@ def _open(model: Model, options: Options) -> Any:
 def _session(source: str | bytes, settings: Any) -> Any:
     # without providers in the settings, none means whatever ONNX Runtime prefers
     providers = None if settings.has_providers() else ["CPUExecutionProvider"]
-    return onnxruntime().InferenceSession(source, settings, providers=providers, enable_fallback=0)
+    session = onnxruntime().InferenceSession(source, settings, providers=providers, enable_fallback=0)
+    session._model_bytes = None  # it would keep the whole model for a second session that is never made
+    return session
 
 
 def _ports(session: Any, graph: ir.GraphView) -> tuple[list[Port], list[Port]]:

@@ -147,7 +147,7 @@ class Registry:
         widened = types.replace("tensor(float16)", "tensor(float)")
         casts = self._casts_float16 and widened != types and not any(subgraphs(node))
         if casts and self._match(matching, schema, widened):
-            return Yes()
+            return Yes(remark="float16, computed in float32: there is no float16 kernel")
         return No(self._refusal(name, matching, schema, types))
 
     def _schema(self, node: ir.Node, domain: str) -> Any | No:
