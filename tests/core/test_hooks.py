@@ -47,6 +47,18 @@ def test_a_plugin_ranks_devices_where_none_is_named(plugin):
             assert model.explain().partitions[0].device == "cpu:0"
 
 
+@pytest.mark.parametrize("rubbish", [[], 3, ["cpu"]])
+def test_an_order_that_leaves_nothing_is_ignored(plugin, rubbish):
+    class Hooks:
+        @hookimpl
+        def turnout_rank(self, devices, model):
+            return rubbish
+
+    plugin(Hooks())
+    with turnout.load(RELU) as model:
+        assert model.explain().partitions[0].device == "cpu:0"
+
+
 def test_a_plugin_observes_loads(plugin):
     events = []
 

@@ -1,4 +1,4 @@
-"""What a user calls: load and devices. (`doctor` is in doctor.py.)"""
+"""What a user calls: load and devices. (`doctor` is in checkup.py: a submodule of that name would hide the function.)"""
 
 from __future__ import annotations
 
@@ -117,8 +117,11 @@ def _ranked(candidates: list[Candidate], model: str) -> list[Candidate]:
     order = plugins.first("turnout_rank", devices=[one.device for one in candidates], model=model)
     if order is None:
         return candidates
-    by_name = {one.name: one for one in candidates}
-    return [by_name[device.name] for device in order if device.name in by_name]
+    by_name = {one.device: one for one in candidates}
+    ranked = [by_name[device] for device in order if device in by_name] if isinstance(order, Sequence) else []
+    if not ranked:
+        log.warning("a plugin's turnout_rank gave %r, which leaves no device; turnout's own order is used", order)
+    return ranked or candidates
 
 
 def _named(name: str) -> Candidate:

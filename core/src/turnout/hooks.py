@@ -14,8 +14,8 @@ import pluggy
 if TYPE_CHECKING:
     import click
 
+    from turnout.checkup import Check
     from turnout.device import Device
-    from turnout.doctor import Check
     from turnout.formats import Format
     from turnout.model import Model
     from turnout.operator import Operator

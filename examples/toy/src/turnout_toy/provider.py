@@ -3,7 +3,6 @@
 import numpy as np
 
 from turnout import Device, Executable, No, Provider, Yes
-from turnout.graph import constant_array, element_type, ir
 
 OPERATORS = {"Add": np.add, "Mul": np.multiply, "Relu": lambda x: np.maximum(x, 0)}
 
@@ -18,7 +17,7 @@ class ToyProvider(Provider):
     def supports(self, node, graph, device):
         if node.domain or node.op_type not in OPERATORS:
             return No(f"the toy knows {', '.join(OPERATORS)}, not {node.op_type}")
-        if any(element_type(value) != ir.DataType.FLOAT for value in node.inputs):
+        if any(value.dtype is None or value.dtype.name != "FLOAT" for value in node.inputs):
             return No(f"the toy's {node.op_type} takes float32 only")
         return Yes() if node.version >= 7 else No("before operator set 7 broadcasting worked otherwise")
 
@@ -29,7 +28,7 @@ class ToyProvider(Provider):
 class ToyExecutable(Executable):
     def __init__(self, graph):
         self.graph = graph
-        self.constants = {value.name: constant_array(value) for value in graph.initializers.values()}
+        self.constants = {value.name: value.const_value.numpy() for value in graph.initializers.values()}
 
     def run(self, values, out=None):
         named = self.constants | {value.name: given for value, given in zip(self.graph.inputs, values, strict=True)}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from turnout.hooks import hookimpl
 
 if TYPE_CHECKING:
-    from turnout.doctor import Check
+    from turnout.checkup import Check
 
 
 @hookimpl

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from turnout.doctor import Check
+    from turnout.checkup import Check
 
 __all__ = ["check", "owners", "versions"]
 
@@ -53,7 +53,7 @@ def winner() -> str | None:
 
 def check() -> Check:
     """The doctor's check that one distribution, and no more, owns `onnxruntime`."""
-    from turnout.doctor import Check
+    from turnout.checkup import Check
 
     found = owners()
     if not found:
