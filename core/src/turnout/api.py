@@ -75,6 +75,7 @@ def _compile(source: Any, candidates: Sequence[Candidate], not_used: Sequence[No
             return made, build(made, options, source.file())
         except CompileFailed as failed:
             if len(candidates) == 1:
+                failed.error.hint = failed.error.hint or f"let another device help: device=[{candidates[0].provider.name!r}, ...]"
                 raise failed.error from failed.__cause__
             name = failed.partition.device.name
             log.warning("%s: planning again without %d nodes on %s: %s", source.name, len(failed.nodes), name, failed.error.message)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from turnout.device import Device
-from turnout.expand import body_of, splice
+from turnout.expand import body_of, mark_expanded, splice
 from turnout.graph import captures, ir, label, subgraphs
 from turnout.ledger import Candidate, Ledger, Placement
 from turnout.provider import Claim, No, Rewrite, Yes
@@ -86,6 +86,7 @@ def _expanded(
         kept.add(node)
         return False
     splice(node, body)
+    mark_expanded(graph)
     return True
 
 

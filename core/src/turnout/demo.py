@@ -148,7 +148,7 @@ def demo(folder: Path, device: str | list[str] | None, say: Callable[[str], None
     return {"devices": _as_data(rows), "files": found, "milliseconds_per_file": each * 1000}
 
 
-_HEADS = ("file", "what it is", "sure")
+_HEADS = ("file", "what it is", "confidence")
 
 
 def _devices(explanation: Explanation) -> Iterator[tuple[str, str, str, str]]:

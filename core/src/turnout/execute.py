@@ -10,6 +10,7 @@ from typing import Any
 from turnout import control
 from turnout.device import HOST, Device
 from turnout.errors import CompileError, TurnoutError
+from turnout.expand import is_expanded
 from turnout.graph import constant_array, ir, is_constant, label, partition
 from turnout.ledger import Candidate
 from turnout.plan import Control, Partition, Plan
@@ -99,6 +100,8 @@ class _Builder:
         program._inputs = [self._new_slot(value, HOST) for value in inputs]
         last = _last_reads(plan)
         for number, step in enumerate(plan.steps):
+            if not step.outputs:  # nodes that nobody reads
+                continue
             if isinstance(step, Partition):
                 if file is not None and _is_whole(plan):
                     self._hand_over(step, file)
@@ -106,7 +109,7 @@ class _Builder:
             else:
                 self._add_control(step)
             self._add_free(last.get(number, ()))
-        program._outputs = [self._at(value, HOST) for value in plan.graph.outputs]
+        program._outputs = [self._out(value) for value in plan.graph.outputs]
         program.direct = self._direct()
         return program
 
@@ -173,6 +176,19 @@ class _Builder:
 
             self.program._steps.append(free)
 
+    def _out(self, value: ir.Value) -> int:
+        """The slot of an output. A constant is copied for each run: what the caller does to it must not change the model."""
+        slot = self._at(value, HOST)
+        if not is_constant(value) or slot in self.program._inputs:
+            return slot
+        own = self._new_slot(value, HOST)
+
+        def copy(slots: Slots) -> None:
+            slots[own] = slots[slot].copy()
+
+        self.program._steps.append(copy)
+        return own
+
     def _at(self, value: ir.Value, device: Device) -> int:
         """The slot where the value is on that device, with a copy step before it where it has to be brought there."""
         slot = self.slots.get((value, _memory(device)))
@@ -218,7 +234,11 @@ def _memory(device: Device) -> str:
 
 
 def _is_whole(plan: Plan) -> bool:
-    return len(plan.steps) == 1 and isinstance(plan.steps[0], Partition) and not plan.steps[0].rewrites
+    """Whether one partition is the file as it is. A node that was expanded, because it was refused, stands in the file yet."""
+    if len(plan.steps) != 1 or not isinstance(plan.steps[0], Partition) or plan.steps[0].rewrites:
+        return False
+    made = all(value.producer() is not None for value in plan.graph.outputs)  # a runtime may hand out its own copy of a weight
+    return made and not is_expanded(plan.graph)
 
 
 def _last_reads(plan: Plan) -> dict[int, list[ir.Value]]:

@@ -10,7 +10,10 @@ from turnout.errors import InvalidModel
 from turnout.graph import captures, ir, subgraphs
 from turnout.operator import operator_of
 
-__all__ = ["body_of", "expand_local_functions", "splice"]
+__all__ = ["body_of", "expand_local_functions", "is_expanded", "mark_expanded", "splice"]
+
+_EXPANDED = "turnout.expanded"
+_WRONG_BODIES = frozenset({"Bernoulli"})  # gives 1 with the probability 1 - p (onnx 1.23)
 
 
 def expand_local_functions(model: ir.Model) -> None:
@@ -24,7 +27,7 @@ def _expand_calls(graph: ir.Graph, model: ir.Model) -> None:
         if node.op_identifier() in model.functions:
             body = body_of(node, model)
             if body is None:
-                raise InvalidModel(f"the function {node.domain}::{node.op_type} cannot be expanded: it calls itself")
+                raise InvalidModel(f"the function {node.domain}::{node.op_type} cannot be expanded: it calls itself", hint="export the model again")
             splice(node, body)
         else:
             for _, body in subgraphs(node):
@@ -48,7 +51,9 @@ def body_of(node: ir.Node, model: ir.Model) -> ir.Graph | None:
         tidy_graph(inlined.graph)
         inlined = onnx.shape_inference.infer_shapes(inlined, data_prop=True)
     except Exception as error:
-        raise InvalidModel(f"the function {node.domain}::{node.op_type} cannot be expanded: {error}") from error
+        raise InvalidModel(
+            f"the function {node.domain}::{node.op_type} cannot be expanded: {error}", hint="export the model again"
+        ) from error
     if any(one.op_type == node.op_type and one.domain == node.domain for one in inlined.graph.node):
         return None
     body = ir.serde.deserialize_graph(inlined.graph)
@@ -78,6 +83,8 @@ def _functions(node: ir.Node, model: ir.Model) -> list[onnx.FunctionProto]:
 def _schema_body(node: ir.Node, schema: onnx.defs.OpSchema) -> bytes | None:
     """The schema's body for the node's operator set version (some depend on the types of the inputs); None where it has none for it."""
     version = node.version or 1
+    if node.op_type in _WRONG_BODIES and node.domain in ("", "ai.onnx"):
+        return None
     try:
         if schema.has_context_dependent_function:
             types = [onnx.TypeProto() if value is None else ir.serde.serialize_value(value).type for value in node.inputs]
@@ -152,6 +159,16 @@ def splice(node: ir.Node, body: ir.Graph) -> None:
         if old.name:
             _take_over(owner, old, made[old.name])
     owner.remove(node, safe=True)
+
+
+def mark_expanded(graph: ir.Graph) -> None:
+    """Notes that a body stands in the place of a node that was refused. (A call of the model's own function never was asked about.)"""
+    graph.meta[_EXPANDED] = True
+
+
+def is_expanded(graph: ir.Graph) -> bool:
+    """Whether a refused node was expanded, in the graph or a body of it: the file that it came from still holds the node."""
+    return any(_EXPANDED in one.meta for one in (graph, *graph.subgraphs()))
 
 
 def _take_over(owner: ir.Graph, old: ir.Value, new: ir.Value) -> None:

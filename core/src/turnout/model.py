@@ -11,6 +11,7 @@ import numpy as np
 
 from turnout.errors import Closed, InvalidInput, NotGenerative, RunError
 from turnout.graph import constant_array, describe, ir
+from turnout.provider import Executable
 from turnout.tensor import host_value
 
 if TYPE_CHECKING:
@@ -73,9 +74,15 @@ class Model:
         self._input_names = tuple(one.name for one in self.inputs)
         self._output_names = tuple(one.name for one in self.outputs)
         self._input_set = frozenset(self._input_names)
-        self._quick = program.direct.run_by_name if program.direct is not None and program.direct.checks_inputs else None
+        self._quick = self._quick_door(program)
         self._text: Any = None
         self._bounds: weakref.WeakSet[Bound] = weakref.WeakSet()
+
+    def _quick_door(self, program: Program) -> Callable[[dict[str, Any]], Sequence[Any]] | None:
+        """Where one executable is all of the model, looks at arrays itself, and wants nothing but arrays."""
+        if program.direct is None or not program.direct.checks_inputs or any(info.kind != "tensor" for info in self.inputs):
+            return None
+        return program.direct.run_by_name
 
     def run(self, /, *arrays: Any, **named: Any) -> dict[str, Any]:
         """Runs once: a mapping of name to array, or arrays in the model's order, or keywords; gives a mapping in the model's order.
@@ -190,12 +197,14 @@ class Model:
 
     def _by_name(self, arrays: Sequence[Any], named: dict[str, Any]) -> dict[str, Any]:
         if len(arrays) == 1 and isinstance(arrays[0], Mapping) and not (len(self.inputs) == 1 and self.inputs[0].kind == "map"):
-            return {**arrays[0], **named}
+            return self._together(arrays[0], named, "in a mapping")
         if len(arrays) > len(self.inputs):
             raise InvalidInput(f"{len(arrays)} arrays for {len(self.inputs)} inputs", hint=self._wanted())
-        placed = dict(zip(self._input_names, arrays, strict=False))
-        if twice := set(placed) & set(named):
-            raise InvalidInput(f"input {min(twice)!r} is given twice, by position and by name", hint=self._wanted())
+        return self._together(dict(zip(self._input_names, arrays, strict=False)), named, "by position")
+
+    def _together(self, placed: Mapping[str, Any], named: dict[str, Any], way: str) -> dict[str, Any]:
+        if twice := [name for name in placed if name in named]:
+            raise InvalidInput(f"input {twice[0]!r} is given twice, {way} and by name", hint=self._wanted())
         return {**placed, **named}
 
     def _with_defaults(self, named: Mapping[str, Any]) -> list[Any]:
@@ -210,7 +219,7 @@ class Model:
         import difflib
 
         stranger = next(name for name in named if name not in self._input_names)
-        close = difflib.get_close_matches(stranger, self._input_names, n=1)
+        close = difflib.get_close_matches(str(stranger), self._input_names, n=1)
         return InvalidInput(f"there is no input {stranger!r}", hint=f"did you mean {close[0]!r}?" if close else self._wanted())
 
     def _wanted(self) -> str:
@@ -273,10 +282,7 @@ class Bound:
         self._names = names
         self.inputs = values
         self._fixed: dict[str, Any] | None = None
-        if program.direct is not None:
-            self._call: Callable[[], Sequence[Any]] = program.direct.bind(values, buffers)
-        else:
-            self._call = lambda: _into(program.run(values), buffers, names)
+        self._call = _bound_call(program, names, values, buffers)
         if all(buffer is not None for buffer in buffers):
             self._fixed = dict(zip(names, buffers, strict=True))
 
@@ -286,11 +292,23 @@ class Bound:
         return self._fixed if self._fixed is not None else dict(zip(self._names, results, strict=False))
 
 
+def _bound_call(program: Program, names: Sequence[str], values: list[Any], buffers: list[Any]) -> Callable[[], Sequence[Any]]:
+    direct = program.direct
+    if direct is None:
+        return lambda: _into(program.run(values), buffers, names)
+    if type(direct).bind is Executable.bind:  # which may have no use for buffers
+        return lambda: _into(direct.run(values, buffers), buffers, names)
+    return direct.bind(values, buffers)
+
+
 def _into(results: Sequence[Any], buffers: Sequence[Any], names: Sequence[str]) -> list[Any]:
-    """Results of several partitions, copied into the buffers that were given for them."""
+    """Results, copied into the buffers that were given for them unless they are there already."""
     for result, buffer, name in zip(results, buffers, names, strict=True):
-        if buffer is not None:
+        if buffer is not None and result is not buffer:
             if result.shape != buffer.shape:
-                raise RunError(f"output {name!r} came out as {result.shape}, but its buffer is {buffer.shape}")
+                raise RunError(
+                    f"output {name!r} came out as {result.shape}, but its buffer is {buffer.shape}",
+                    hint="bind a buffer of that shape, or none",
+                )
             np.copyto(buffer, result)
     return [result if buffer is None else buffer for result, buffer in zip(results, buffers, strict=True)]

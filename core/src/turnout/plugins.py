@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import importlib.metadata
 import logging
@@ -274,5 +275,8 @@ def not_installed() -> list[str]:
 
 def install_hint(device: str) -> str:
     """What to do about a device that nobody here offers."""
-    distribution = _KNOWN.get(device.partition(":")[0])
-    return f"pip install {distribution}" if distribution else "`turnout devices` lists what is here"
+    provider = device.partition(":")[0]
+    if provider in _KNOWN:
+        return f"pip install {_KNOWN[provider]}"
+    close = difflib.get_close_matches(provider, [one.name for one in providers()], n=1)
+    return f"did you mean {close[0]!r}?" if close else "`turnout devices` lists what is here"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -33,6 +34,10 @@ class ReferenceProvider(Provider):
             if node.op_type == "Scan" and (node.version or 9) < 9:
                 return No("the reference evaluator does not know the batch dimension that Scan had before operator set 9")
             return No(f"turnout runs {node.op_type} itself, so that its bodies go to the best device")
+        if node.op_type == "ImageDecoder" and importlib.util.find_spec("PIL") is None:
+            return No("ImageDecoder needs Pillow, which is not installed: pip install 'turnout[image]'")
+        if _softcaps_raw_scores(node):
+            return No("the reference evaluator gives soft-capped scores where Attention asks for raw ones (qk_matmul_output_mode 0)")
         return _implemented(node.domain, node.op_type, node.version or 1)
 
     def compile(self, graph: ir.GraphView, device: Device, options: Any) -> Executable:
@@ -75,9 +80,17 @@ def _implemented(domain: str, op_type: str, version: int) -> Yes | No:
     return Yes()
 
 
+def _softcaps_raw_scores(node: ir.Node) -> bool:
+    if node.op_type != "Attention" or len(node.outputs) < 4 or "softcap" not in node.attributes:
+        return False
+    mode = node.attributes["qk_matmul_output_mode"].as_int() if "qk_matmul_output_mode" in node.attributes else 0
+    return mode == 0 and node.attributes["softcap"].as_float() != 0
+
+
 @functools.cache
 def _corrected() -> list[Any]:
     """Operators that the evaluator gets wrong (onnx 1.23), done right."""
+    import numpy as np
     from onnx.reference.op_run import OpRun
 
     class GlobalMaxPool(OpRun):
@@ -88,7 +101,33 @@ def _corrected() -> list[Any]:
         def _run(self, x: Any) -> tuple[Any]:
             return (x.max(axis=tuple(range(2, x.ndim)), keepdims=True),)
 
-    return [GlobalMaxPool]
+    class MatMulInteger(OpRun):
+        """The evaluator's own does not know that a vector of zero points is one per row of the first matrix."""
+
+        op_domain = ""
+
+        def _run(self, a: Any, b: Any, a_zero_point: Any = None, b_zero_point: Any = None) -> tuple[Any]:
+            a, b = a.astype(np.int32), b.astype(np.int32)
+            if a_zero_point is not None:
+                zeros = a_zero_point.astype(np.int32)
+                a = a - (zeros[:, None] if zeros.ndim == 1 and zeros.size > 1 else zeros)
+            return (a @ (b if b_zero_point is None else b - b_zero_point.astype(np.int32)),)
+
+    class StringNormalizer(OpRun):
+        """The evaluator's own strips accents and changes the locale of the whole process."""
+
+        op_domain = ""
+
+        def _run(
+            self, x: Any, case_change_action: Any = None, is_case_sensitive: Any = None, locale: Any = None, stopwords: Any = None
+        ) -> tuple[Any]:
+            alike = str if is_case_sensitive else str.lower
+            stops = {alike(word) for word in stopwords or ()}
+            change = {"LOWER": str.lower, "UPPER": str.upper}.get(case_change_action, str)
+            kept = [change(text) for text in x.reshape(-1) if alike(text) not in stops] or [""]
+            return (np.array(kept, object).reshape((1, -1) if x.ndim == 2 else -1),)
+
+    return [GlobalMaxPool, MatMulInteger, StringNormalizer]
 
 
 class ReferenceExecutable(Executable):
@@ -111,4 +150,17 @@ class ReferenceExecutable(Executable):
             results = self._evaluator.run(None, dict(zip(self._inputs, values, strict=True)))
         except Exception as error:
             raise RunError(f"the reference evaluator failed: {type(error).__name__}: {error}") from error
-        return list(results)
+        return [_as_host_value(result) for result in results]
+
+
+def _as_host_value(value: Any) -> Any:
+    """The evaluator gives fixed-width strings here and NumPy scalars there; host values are arrays, strings in them objects."""
+    import numpy as np
+
+    if isinstance(value, (list, tuple)):
+        return [_as_host_value(one) for one in value]
+    if isinstance(value, np.generic):
+        value = np.asarray(value)
+    if isinstance(value, np.ndarray) and value.dtype.kind in "UT":
+        return value.astype(object)
+    return value

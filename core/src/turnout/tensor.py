@@ -173,7 +173,7 @@ def host_value(value: Any, dtype: np.dtype[Any] | None, name: str, kind: str = "
         if not isinstance(value, (list, tuple)):
             raise InvalidInput(f"input {name!r} is a sequence, not {type(value).__name__}", hint="give a list of arrays")
         return [host_value(item, dtype, name) for item in value]
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray) and value.dtype.kind not in _TEXT:
         return value if value.dtype.isnative else value.astype(value.dtype.newbyteorder("="))
     if value is None:
         raise InvalidInput(f"input {name!r} is None", hint="give an array; only an optional input may be None")
@@ -188,26 +188,35 @@ def host_value(value: Any, dtype: np.dtype[Any] | None, name: str, kind: str = "
 
 def _as_array(value: Any, dtype: np.dtype[Any] | None) -> np.ndarray[Any, Any]:
     if isinstance(value, Tensor):
-        return value.numpy()
+        value = value.numpy()
+    if dtype is not None and dtype.kind == "O":
+        return _strings(value)
+    if isinstance(value, np.ndarray):
+        return value
     if hasattr(value, "detach"):  # a torch tensor that wants a gradient refuses DLPack
         value = value.detach()
     if hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__"):
         return _from_dlpack(value) if int(value.__dlpack_device__()[0]) == _CPU else _to_host(value)
     if hasattr(value, "__array__") or hasattr(value, "__array_interface__"):
         return np.asarray(value)
-    if dtype is not None and dtype.kind == "O":
-        return _strings(value)
     if isinstance(value, (bytes, bytearray, memoryview, array)):
         return np.asarray(memoryview(value))
     return _numbers(value, dtype)
 
 
+_TEXT = "OSUT"  # the kinds of array that may hold strings: objects, bytes, fixed width, StringDType
+
+
 def _strings(value: Any) -> np.ndarray[Any, Any]:
-    made = np.array(value, object)
-    for item in made.reshape(-1):
-        if not isinstance(item, (str, bytes)):
-            raise ValueError(f"it holds {item!r}, which is no string, or its rows have different lengths")
-    return made
+    """Text of any kind as an array of `str` objects; the same array where it is one."""
+    made = np.asarray(value, object)
+    kinds = {type(item) for item in made.reshape(-1)}
+    if not all(issubclass(kind, (str, bytes)) for kind in kinds):
+        raise ValueError("it holds something that is no string, or its rows have different lengths")
+    if kinds <= {str}:
+        return made
+    texts = [item.decode() if isinstance(item, bytes) else str(item) for item in made.reshape(-1)]
+    return np.array(texts, object).reshape(made.shape)
 
 
 def _numbers(value: Any, dtype: np.dtype[Any] | None) -> np.ndarray[Any, Any]:

@@ -21,8 +21,7 @@ _IMPOSTORS: tuple[tuple[bytes, str, str], ...] = (
     (b"version https://git-lfs", "a Git LFS pointer, not the file it points to", "run `git lfs pull` in that repository"),
     (b"pk\x03\x04", "a zip archive (PyTorch saves its models so)", "export the model to ONNX, or unpack the archive"),
     (b"\x1f\x8b", "gzip-compressed", "decompress it first"),
-    (b"\x80\x02", "a Python pickle", "export the model to ONNX; turnout never unpickles"),
-    (b"\x80\x04", "a Python pickle", "export the model to ONNX; turnout never unpickles"),
+    *((bytes([0x80, protocol]), "a Python pickle", "export the model to ONNX; turnout never unpickles") for protocol in range(2, 6)),
     (b"{", "a JSON document", "give the model file itself"),
 )
 
@@ -44,8 +43,9 @@ def _from_path(path: Path) -> Source:
             head = file.read(4096)
     except FileNotFoundError:
         raise InvalidModel(f"there is no file {path}", hint=_similar(path)) from None
-    except OSError as error:
-        raise InvalidModel(f"{path} cannot be read: {error.strerror or error}", hint="check the file's permissions") from None
+    except (OSError, ValueError) as error:  # ValueError: a null character in the path
+        reason = getattr(error, "strerror", None) or error
+        raise InvalidModel(f"{path} cannot be read: {reason}", hint="check the path and the file's permissions") from None
     return _of_format(head, path.name, path)
 
 

@@ -70,18 +70,20 @@ class OnnxSource(Source):
             raise InvalidModel(f"{self.name}: {error.message}", hint=error.hint) from error.__cause__
 
     def _model(self) -> ir.Model:
-        from turnout.formats.tidy import check_tensors, check_names, tidy_graph
+        from turnout.formats.infer import infer
+        from turnout.formats.tidy import check_names, check_tensors, tidy_graph
 
         skeleton, weights = self._skeleton()
         if not skeleton.HasField("graph") or not skeleton.opset_import:
             raise InvalidModel("there is no graph in it, or no operator set", hint=f"turnout reads {_SEEN_VERSIONS}")
+        _check_opset(skeleton)
         tidy_graph(skeleton.graph)
         check_tensors(skeleton.graph, self.path)
         weights |= self._take_external(skeleton.graph)
         inputs = [info.name for info in skeleton.graph.input]
         _declare(skeleton.graph, weights)
         in_order = check_names(skeleton.graph)
-        model = _deserialize(_infer(skeleton))
+        model = _deserialize(infer(skeleton))
         if in_order is False:
             _sort(model.graph)
         _settle(model, weights, inputs)
@@ -174,6 +176,19 @@ def _name_of(given: Any) -> str:
     return "<bytes>" if isinstance(given, bytes) else str(given.graph.name or f"<{type(given).__name__}>")
 
 
+def _check_opset(model: onnx.ModelProto) -> None:
+    """Raises InvalidModel for an operator set of the future: nobody here can say what its operators mean."""
+    import onnx.defs
+
+    newest = onnx.defs.onnx_opset_version()
+    for entry in model.opset_import:
+        if entry.domain in ("", "ai.onnx") and not 1 <= entry.version <= newest:
+            raise InvalidModel(
+                f"its operator set is {entry.version}, and the installed onnx knows 1 to {newest}",
+                hint="pip install --upgrade onnx, or export the model for an older operator set",
+            )
+
+
 def _mapped(weight: Any, buffer: memoryview) -> ir.TensorProtocol:
     """A weight as a tensor over the file's own bytes. Raises InvalidModel where its bytes do not fit its shape and type."""
     import numpy as np
@@ -203,10 +218,13 @@ def _mapped(weight: Any, buffer: memoryview) -> ir.TensorProtocol:
 def _split_proto(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, ir.TensorProtocol]]:
     import onnx
 
+    from turnout.formats.tidy import check_inline
     from turnout.formats.wire import LARGE
     from turnout.graph import ir
 
     large = {t.name: t for t in proto.graph.initializer if len(t.raw_data) > LARGE and t.data_location != onnx.TensorProto.EXTERNAL}
+    for tensor in large.values():
+        check_inline(tensor)
     skeleton = onnx.ModelProto()
     for field, value in proto.ListFields():
         if field.name == "graph":
@@ -256,22 +274,6 @@ def _declare(graph: onnx.GraphProto, weights: Mapping[str, ir.TensorProtocol]) -
         for name, tensor in weights.items()
         if name not in listed
     )
-
-
-def _infer(skeleton: onnx.ModelProto) -> onnx.ModelProto:
-    import onnx.shape_inference
-
-    try:
-        return onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
-    except Exception as error:  # the C++ library raises many kinds; a model whose shapes it cannot infer may still run
-        _log_inference(error)
-        return skeleton
-
-
-def _log_inference(error: Exception) -> None:
-    import logging
-
-    logging.getLogger("turnout").info("shape inference gave up: %s", error)
 
 
 def _deserialize(proto: onnx.ModelProto) -> ir.Model:

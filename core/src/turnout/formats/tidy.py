@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Set
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,12 @@ import onnx.numpy_helper
 
 from turnout.errors import InvalidModel
 
-__all__ = ["check_names", "check_tensors", "tidy_graph"]
+__all__ = ["bodies", "check_inline", "check_names", "check_tensors", "tidy_graph"]
 
 
 def tidy_graph(graph: onnx.GraphProto) -> None:
     """Rewrites a graph and its bodies in place. Raises InvalidModel for a sparse tensor that contradicts itself."""
+    _check_text(graph)
     for sparse in graph.sparse_initializer:
         graph.initializer.append(_dense(sparse, sparse.values.name))
     del graph.sparse_initializer[:]
@@ -32,17 +34,10 @@ def tidy_graph(graph: onnx.GraphProto) -> None:
         del graph.node[:]
         graph.node.extend(kept_copy.node)
     for info in (*graph.input, *graph.output, *graph.value_info):
-        if info.type.WhichOneof("value") in ("map_type", "opaque_type") or _holds_map(info.type):
-            info.ClearField("type")  # onnx_ir has no such types; a value without one is one whose type is not known
         _open_dimensions(info.type.tensor_type.shape)
     for node in graph.node:
-        for body in _bodies(node):
+        for body in bodies(node):
             tidy_graph(body)
-
-
-def _holds_map(kind: onnx.TypeProto) -> bool:
-    held: bool = kind.HasField("sequence_type") and kind.sequence_type.elem_type.HasField("map_type")
-    return held
 
 
 def _open_dimensions(shape: onnx.TensorShapeProto) -> None:
@@ -52,7 +47,8 @@ def _open_dimensions(shape: onnx.TensorShapeProto) -> None:
             dim.ClearField("dim_value")
 
 
-def _bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The graphs among a node's attributes."""
     for attribute in node.attribute:
         if attribute.HasField("g"):
             yield attribute.g
@@ -78,10 +74,15 @@ def _constant(node: onnx.NodeProto) -> onnx.TensorProto | None:
         strings = attribute.strings if attribute.name == "value_strings" else [attribute.s]
         dims = [len(strings)] if attribute.name == "value_strings" else []
         return onnx.TensorProto(name=name, data_type=onnx.TensorProto.STRING, dims=dims, string_data=strings)
-    kinds = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
-    if attribute.name not in kinds:
+    numbers = {
+        "value_float": np.float32(attribute.f),
+        "value_floats": np.array(attribute.floats, np.float32),
+        "value_int": np.int64(attribute.i),
+        "value_ints": np.array(attribute.ints, np.int64),
+    }
+    if attribute.name not in numbers:
         return None
-    return onnx.numpy_helper.from_array(np.array(onnx.helper.get_attribute_value(attribute), kinds[attribute.name]), name)
+    return onnx.numpy_helper.from_array(np.asarray(numbers[attribute.name]), name)
 
 
 def _dense(sparse: onnx.SparseTensorProto, name: str) -> onnx.TensorProto:
@@ -96,29 +97,34 @@ def _dense(sparse: onnx.SparseTensorProto, name: str) -> onnx.TensorProto:
             dense.reshape(-1)[indices] = values
         else:
             dense[tuple(indices.T)] = values
-    except (ValueError, IndexError, MemoryError) as error:
+    except (ValueError, TypeError, IndexError, MemoryError) as error:
         raise InvalidModel(f"the sparse tensor {name!r} contradicts itself: {error}", hint="export the model again") from None
     return onnx.numpy_helper.from_array(dense, name)
 
 
-def check_names(graph: onnx.GraphProto, outer: frozenset[str] = frozenset(), outer_seen: frozenset[str] = frozenset()) -> bool:
+def check_names(graph: onnx.GraphProto, outer: Set[str] = frozenset(), outer_seen: Set[str] = frozenset()) -> bool:
     """Whether nodes stand in the order that ONNX asks for (each value defined before it is read, in bodies too).
 
     outer, outer_seen: for a body, the values of the graphs around it, and those of them that are defined before its node.
     Raises InvalidModel where a value is read that nobody defines, or is defined twice.
     """
-    given = {info.name for info in graph.input} | {tensor.name for tensor in graph.initializer}
-    everything = outer | given | _defined(graph, given)
-    seen = outer_seen | given
+    names = [info.name for info in graph.input]
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise InvalidModel(f"there are two inputs {twice[0]!r}", hint="export the model again")
+    given = set(names) | {tensor.name for tensor in graph.initializer}
+    everything = given.union(outer, _defined(graph, given))
+    seen = given.union(outer_seen)
     in_order = True
     for position, node in enumerate(graph.node):
         for name in filter(None, node.input):
             if name not in everything:
                 raise InvalidModel(f"{_title(node, position)} reads {name!r}, which nothing defines", hint="export the model again")
             in_order &= name in seen
-        for body in _bodies(node):
+        if node.op_type in _CONTROL and node.domain in ("", "ai.onnx"):
+            _check_control(node, position)
+        for body in bodies(node):
             in_order &= check_names(body, everything, seen)
-        seen |= set(node.output)
+        seen.update(node.output)
     for info in graph.output:
         if info.name not in everything:
             raise InvalidModel(f"the output {info.name!r} is given by no node", hint="export the model again")
@@ -126,14 +132,49 @@ def check_names(graph: onnx.GraphProto, outer: frozenset[str] = frozenset(), out
     return in_order
 
 
-def _defined(graph: onnx.GraphProto, given: set[str]) -> frozenset[str]:
+def _check_text(graph: onnx.GraphProto) -> None:
+    """Protobuf gives a string that is no UTF-8 as bytes."""
+    texts = [info.name for info in (*graph.input, *graph.output, *graph.initializer, *graph.value_info)]
+    texts += [sparse.values.name for sparse in graph.sparse_initializer]
+    for node in graph.node:
+        texts += [node.op_type, node.domain, node.name, *node.input, *node.output, *(attribute.name for attribute in node.attribute)]
+    for text in texts:
+        if not isinstance(text, str):
+            raise InvalidModel(f"the name {text!r} in it is no text", hint="fetch or export the file again; it is damaged")
+
+
+def _defined(graph: onnx.GraphProto, given: set[str]) -> set[str]:
     made: set[str] = set()
     for position, node in enumerate(graph.node):
         for name in filter(None, node.output):
             if name in given or name in made:
                 raise InvalidModel(f"{_title(node, position)} gives {name!r}, which is defined already", hint="export the model again")
             made.add(name)
-    return frozenset(made)
+    return made
+
+
+_CONTROL = {"If": ("then_branch", "else_branch"), "Loop": ("body",), "Scan": ("body",)}
+
+
+def _check_control(node: onnx.NodeProto, position: int) -> None:
+    """Raises InvalidModel where a body is missing, or takes or gives another number of values than its node."""
+    found = {attribute.name: attribute.g for attribute in node.attribute if attribute.type == onnx.AttributeProto.GRAPH}
+    extra = {"If": 0, "Loop": 1, "Scan": 0}[node.op_type]  # Loop: whether to go on
+    for name in _CONTROL[node.op_type]:
+        if name not in found:
+            raise InvalidModel(f"{_title(node, position)} has no {name}", hint="export the model again")
+        if len(found[name].output) != len(node.output) + extra:
+            raise InvalidModel(
+                f"{_title(node, position)} has {len(node.output)} outputs, and its {name} gives {len(found[name].output)}",
+                hint="export the model again",
+            )
+    inputs = {"If": (0,), "Loop": (max(len(node.input), 2),), "Scan": (len(node.input), len(node.input) - 1)}[node.op_type]
+    for name in _CONTROL[node.op_type]:
+        if len(found[name].input) not in inputs:  # Scan had an input of lengths before operator set 9
+            raise InvalidModel(
+                f"{_title(node, position)} has {len(node.input)} inputs, and its {name} takes {len(found[name].input)}",
+                hint="export the model again",
+            )
 
 
 def _title(node: onnx.NodeProto, position: int) -> str:
@@ -149,10 +190,11 @@ def check_tensors(graph: onnx.GraphProto, model: Path | None) -> None:
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             _check_external_tensor(tensor, model)
         else:
-            _check_inline(tensor)
+            check_inline(tensor)
 
 
-def _check_inline(tensor: onnx.TensorProto) -> None:
+def check_inline(tensor: onnx.TensorProto) -> None:
+    """Raises InvalidModel where a tensor that is not external holds more or less than its shape and type want."""
     count = _elements(tensor)
     if tensor.data_type == onnx.TensorProto.STRING:
         have, want, unit = len(tensor.string_data), count, "strings"
@@ -180,7 +222,7 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
             if attribute.HasField("t"):
                 yield attribute.t
             yield from attribute.tensors
-        for body in _bodies(node):
+        for body in bodies(node):
             yield from _tensors(body)
 
 
@@ -192,13 +234,13 @@ def _check_external_tensor(tensor: onnx.TensorProto, model: Path | None) -> None
         raise InvalidModel(f"{what}, but the model was given as bytes", hint="load it by its path")
     _check_inside(location, model, what)
     path = model.parent / location
+    if not path.is_file():
+        raise InvalidModel(f"{what}, and there is no such file beside the model", hint=f"put {location} into {model.parent}")
     try:
         offset, length = int(where.get("offset", 0)), int(where.get("length", -1))
         available = path.stat().st_size
     except ValueError:
         raise InvalidModel(f"{what} with an offset or length that is no number", hint="export the model again") from None
-    except OSError:
-        raise InvalidModel(f"{what}, and there is no such file beside the model", hint=f"put {location} into {model.parent}") from None
     wanted = _nbytes(tensor)
     length = wanted if length < 0 else length
     if length != wanted:

@@ -92,7 +92,7 @@ def _mend(port: Port, value: Any) -> str:
         return f"numpy.asarray({port.name}, {str(port.dtype or 'object')!r})"
     if port.dtype is not None and value.dtype != port.dtype:
         return f"{port.name}.astype({str(port.dtype)!r})"
-    return ""
+    return "`model.inputs` tells the shape of each input"
 
 
 def _amount(nbytes: int) -> str:
