@@ -353,6 +353,12 @@ def test_a_model_larger_than_protobuf_allows_is_mapped(tmp_path: Path) -> None:
 CONTRADICTIONS: dict[str, tuple[str, type[TurnoutError], str]] = {
     "unknown operator": ("g (float[2] x) => (float[2] y) { y = Reluu(x) }", NoProvider, "Reluu"),
     "unknown domain": ("g (float[2] x) => (float[2] y) { y = com.acme.Relu(x) }", NoProvider, "com.acme"),
+    "constant twice": (
+        "g (float[2] x) => (float[2] y) { c = Constant<value_float = 1.0>() c = Constant<value_float = 2.0>() y = Add(x, c) }",
+        InvalidModel,
+        "'c'",
+    ),
+    "constant for an input": ("g (float[2] x) => (float[2] y) { x = Constant<value_float = 1.0>() y = Neg(x) }", InvalidModel, "'x'"),
     "undefined value": ("g (float[2] x) => (float[2] y) { y = Add(x, nowhere) }", InvalidModel, "nowhere"),
     "undefined output": ("g (float[2] x) => (float[2] y) { z = Relu(x) }", InvalidModel, "'y'"),
     "value twice": ("g (float[2] x) => (float[2] y) { y = Relu(x) y = Neg(x) }", InvalidModel, "'y'"),
@@ -431,6 +437,14 @@ def test_a_weight_with_too_few_bytes() -> None:
         fails(InvalidModel, "'w'", str(size * 4 - 4), call=lambda made=made: turnout.load(made.SerializeToString()))
 
 
+@pytest.mark.parametrize("name", [b"Relu", b"image", b"thename", b"label"])
+def test_names_that_are_no_text(name: bytes) -> None:
+    made = parser.parse_model(RELU)
+    made.graph.node[0].name = "thename"
+    content = made.SerializeToString().replace(name, b"\xff" * len(name))
+    fails(InvalidModel, "no text", call=lambda: turnout.load(content))
+
+
 def test_functions_that_call_themselves() -> None:
     made = model_of(
         "g (float[2] x) => (float[2] y) { y = local.f(x) } "
@@ -438,6 +452,28 @@ def test_functions_that_call_themselves() -> None:
         '<ir_version: 10, opset_import: ["" : 21, "local" : 1]>',
     )
     fails(InvalidModel, "local", "f", call=lambda: turnout.load(made))
+
+
+CRASHING_SCRIPT = """
+import sys
+from onnx import parser
+import turnout
+try:
+    turnout.load(parser.parse_model(sys.argv[1]))
+except turnout.errors.NoProvider as error:
+    print(error.message)
+"""
+
+
+def test_a_function_whose_types_nobody_knows_ends_no_process() -> None:
+    """onnx's inference crashes on some operators where a value has no type, so that this runs in a process of its own."""
+    made = """<ir_version: 10, opset_import: ["" : 21, "ai.onnx.ml" : 3, "com.acme" : 1, "local" : 1]>
+        g (float[3] x) => (r) { v = com.acme.Unknown(x) r = local.f(v) }
+        <domain: "local", opset_import: ["" : 21, "ai.onnx.ml" : 3]>
+        f (u) => (r) { r = ai.onnx.ml.LabelEncoder<keys_floats = [1.0], values_int64s = [1]>(u) }"""
+    done = subprocess.run([sys.executable, "-c", CRASHING_SCRIPT, made], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "com.acme::Unknown" in done.stdout
 
 
 # devices and options ------------------------------------------------------------------------------------------------

@@ -214,6 +214,10 @@ def test_strings(device: str) -> None:
             assert all(isinstance(word, str) for word in outputs["t"])
         assert model.run(np.array([b"raw", b"bytes"]))["t"].tolist() == ["raw", "bytes"]
         assert model.run([b"raw"])["t"].tolist() == ["raw"]
+        assert model.run(np.array([b"raw", "ü"], object))["t"].tolist() == ["raw", "ü"]
+        for wrong in (np.array(["a", 1], object), ["a", None], [["a"], ["b", "c"]], np.ones(2), [b"\xff"]):
+            with pytest.raises(InvalidInput, match="'s'"):
+                model.run(wrong)
 
 
 @holders

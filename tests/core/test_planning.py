@@ -285,3 +285,14 @@ def test_the_weights_are_not_kept_twice():
         gc.collect()
         assert sys.getrefcount(data) == before
         assert model.run(x=np.ones((1, 256), np.float32))["y"].shape == (1, 1024)
+
+
+@pytest.mark.parametrize("device", [3, {"cpu"}, [3]])
+def test_what_is_no_device_name_is_said(device):
+    with pytest.raises(NoSuchDevice, match="no device name|neither a name nor a list"):
+        turnout.load(parsed(CHAIN), device=device)
+
+
+def test_options_that_are_no_mapping_are_said():
+    with pytest.raises(turnout.TurnoutError, match="no mapping"):
+        turnout.load(parsed(CHAIN), options=3)

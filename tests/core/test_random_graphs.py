@@ -25,9 +25,7 @@ def graph_of(draw: st.DrawFn, known: list[str], prefix: str, depth: int) -> tupl
     for number in range(draw(st.integers(1, 8 if depth == 0 else 3))):
         pick = st.sampled_from(known + made)
         name = f"{prefix}{number}"
-        kind = draw(
-            st.sampled_from(["unary", "binary", "binary", "constant", "if", "loop"] if depth < 2 else ["unary", "binary"])
-        )
+        kind = draw(st.sampled_from(["unary", "binary", "binary", "constant", "if", "loop"] if depth < 2 else ["unary", "binary"]))
         if kind == "unary":
             nodes.append(oh.make_node(draw(st.sampled_from(UNARY)), [draw(pick)], [name]))
         elif kind == "binary":
@@ -38,9 +36,7 @@ def graph_of(draw: st.DrawFn, known: list[str], prefix: str, depth: int) -> tupl
         elif kind == "if":
             nodes.append(oh.make_node("If", ["flag"], [name], **_branches(draw, known + made, name, depth)))
         else:
-            nodes.append(
-                oh.make_node("Loop", ["trips", "always", draw(pick)], [name], body=_body(draw, known + made, name, depth))
-            )
+            nodes.append(oh.make_node("Loop", ["trips", "always", draw(pick)], [name], body=_body(draw, known + made, name, depth)))
         made.append(name)
     return nodes, made
 

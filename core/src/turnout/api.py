@@ -89,6 +89,8 @@ def _candidates(device: str | Sequence[str] | None) -> tuple[list[Candidate], li
     """The devices that may be used, in order, and why others may not."""
     if device is None:
         return _automatic()
+    if not isinstance(device, (str, Sequence)):
+        raise NoSuchDevice(f"device={device!r} is neither a name nor a list of names", hint='such as "cpu", "cuda:1" or ["cuda", "cpu"]')
     names = [device] if isinstance(device, str) else list(device)
     if not names:
         raise NoSuchDevice("device=[] allows no device at all", hint="name one, or leave device out to let turnout choose")
@@ -150,6 +152,8 @@ def _offered(probed: Probed) -> str:
 
 def _options(given: Mapping[str, Any]) -> dict[str, Any]:
     """Each provider's section as its own model; sections that nobody knows are errors, since a misspelt one would be ignored."""
+    if not isinstance(given, Mapping):
+        raise InvalidInput(f"options={given!r} is no mapping", hint='a section per provider: {"cpu": {"threads": 2}}')
     known = {one.name: one.Options for one in plugins.providers() if one.Options is not None}
     for name in given:
         if name not in known:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import onnx
 import onnx.inliner
-import onnx.shape_inference
 
 from turnout.errors import InvalidModel
 from turnout.graph import captures, ir, subgraphs
@@ -27,7 +26,9 @@ def _expand_calls(graph: ir.Graph, model: ir.Model) -> None:
         if node.op_identifier() in model.functions:
             body = body_of(node, model)
             if body is None:
-                raise InvalidModel(f"the function {node.domain}::{node.op_type} cannot be expanded: it calls itself", hint="export the model again")
+                raise InvalidModel(
+                    f"the function {node.domain}::{node.op_type} cannot be expanded: it calls itself", hint="export the model again"
+                )
             splice(node, body)
         else:
             for _, body in subgraphs(node):
@@ -40,6 +41,7 @@ def body_of(node: ir.Node, model: ir.Model) -> ir.Graph | None:
     ONNX's own inliner does the work on a model of this one node: it knows attribute references, nested calls and bodies that depend
     on the types of the inputs; it leaves a node alone whose body is written for a later operator set. Raises InvalidModel where it fails.
     """
+    from turnout.formats.infer import infer
     from turnout.formats.onnx import set_versions
     from turnout.formats.tidy import tidy_graph
 
@@ -49,7 +51,7 @@ def body_of(node: ir.Node, model: ir.Model) -> ir.Graph | None:
     try:
         inlined = onnx.inliner.inline_local_functions(_shell(node, functions), True)
         tidy_graph(inlined.graph)
-        inlined = onnx.shape_inference.infer_shapes(inlined, data_prop=True)
+        inlined = infer(inlined)
     except Exception as error:
         raise InvalidModel(
             f"the function {node.domain}::{node.op_type} cannot be expanded: {error}", hint="export the model again"

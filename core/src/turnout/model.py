@@ -79,8 +79,9 @@ class Model:
         self._bounds: weakref.WeakSet[Bound] = weakref.WeakSet()
 
     def _quick_door(self, program: Program) -> Callable[[dict[str, Any]], Sequence[Any]] | None:
-        """Where one executable is all of the model, looks at arrays itself, and wants nothing but arrays."""
-        if program.direct is None or not program.direct.checks_inputs or any(info.kind != "tensor" for info in self.inputs):
+        """Where one executable is all of the model, looks at arrays itself, and wants nothing but arrays of numbers."""
+        plain = all(info.kind == "tensor" and info.dtype != object for info in self.inputs)
+        if program.direct is None or not program.direct.checks_inputs or not plain:
             return None
         return program.direct.run_by_name
 
@@ -89,6 +90,7 @@ class Model:
 
         Takes whatever has DLPack or the array protocol, lists of strings for string tensors, lists of arrays for sequences, None for
         an empty optional; copies nothing that is in host memory already. Gives NumPy arrays (bfloat16, float8 and int4 by ml_dtypes).
+        An input that is itself an output is given back as it is, not copied.
         Raises InvalidInput, OutOfMemory, DeviceLost, Closed, or RunError for whatever else went wrong.
         """
         if arrays:

@@ -273,5 +273,5 @@ def _no_provider(homeless: Sequence[ir.Node], plan: Plan) -> NoProvider:
 def _widen(plan: Plan) -> str:
     named = [one.device.provider for one in plan.candidates]
     if "reference" in named:
-        return "no installed plugin knows the operator; a plugin can add it with the hook turnout_operators"
+        return "the reasons are above; a plugin can bring the operator, in code or as a function of others (turnout_operators)"
     return f"allow another device to help: device={[*named, 'reference']!r}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +21,16 @@ __all__ = ["bodies", "check_inline", "check_names", "check_tensors", "tidy_graph
 
 
 def tidy_graph(graph: onnx.GraphProto) -> None:
-    """Rewrites a graph and its bodies in place. Raises InvalidModel for a sparse tensor that contradicts itself."""
+    """Rewrites a graph and its bodies in place.
+
+    Raises InvalidModel for names that are no text, and for constants that are defined twice or contradict themselves.
+    """
     _check_text(graph)
     for sparse in graph.sparse_initializer:
         graph.initializer.append(_dense(sparse, sparse.values.name))
     del graph.sparse_initializer[:]
     constants = [_constant(node) for node in graph.node]
+    _check_new(graph, [tensor.name for tensor in constants if tensor is not None])
     if any(tensor is not None for tensor in constants):
         kept = [node for node, tensor in zip(graph.node, constants, strict=True) if tensor is None]
         graph.initializer.extend(tensor for tensor in constants if tensor is not None)
@@ -38,6 +42,14 @@ def tidy_graph(graph: onnx.GraphProto) -> None:
     for node in graph.node:
         for body in bodies(node):
             tidy_graph(body)
+
+
+def _check_new(graph: onnx.GraphProto, names: Sequence[str]) -> None:
+    taken = {info.name for info in (*graph.input, *graph.initializer)} if names else set()
+    for name in names:
+        if name in taken:
+            raise InvalidModel(f"a Constant gives {name!r}, which is defined already", hint="export the model again")
+        taken.add(name)
 
 
 def _open_dimensions(shape: onnx.TensorShapeProto) -> None:
