@@ -8,7 +8,7 @@ import pytest
 
 import turnout
 from turnout import hookimpl, plugins
-from turnout.errors import BrokenPlugin, ModelError
+from turnout.errors import BrokenPlugin, ModelError, OutOfMemory, RunError
 from turnout.formats import Format, Source
 from turnout.formats.onnx import OnnxSource
 from turnout.operator import Operator, operator_of
@@ -206,3 +206,28 @@ def test_a_table_of_kernels_writes_its_own_refusals():
         old = onnx.parser.parse_model('<ir_version: 3, opset_import: ["" : 5]> g (float[2] x) => (float[2] y) { y = Relu(x) }')
         with pytest.raises(turnout.TurnoutError, match="Relu kernel is for operator set 6 and later, not 5"):
             turnout.load(old, device="table")
+
+
+@pytest.mark.parametrize(("raised", "expected"), [(MemoryError("too big"), OutOfMemory), (ZeroDivisionError("a bug"), RunError)])
+def test_what_a_plugin_raises_in_a_run_is_an_error_of_turnouts(raised, expected):
+    class Raising(turnout.KernelProvider):
+        """Raises"""
+
+        name = "raising"
+
+        def compile(self, graph, device, options):
+            class Never(turnout.Executable):
+                def run(self, values, out=None):
+                    raise raised
+
+            return Never()
+
+        @turnout.kernel("Relu")
+        def relu(self, x):
+            raise NotImplementedError
+
+    with installed(Raising()), turnout.load(RELU, device="raising") as model:
+        for run in (lambda: model.run(x=[1, -1]), model.bind(x=[1, -1]).run):
+            with pytest.raises(expected, match=str(raised)) as caught:
+                run()
+            assert caught.value.hint

@@ -289,7 +289,7 @@ def test_the_weights_are_not_kept_twice():
 
 @pytest.mark.parametrize("device", [3, {"cpu"}, [3]])
 def test_what_is_no_device_name_is_said(device):
-    with pytest.raises(NoSuchDevice, match="no device name|neither a name nor a list"):
+    with pytest.raises(NoSuchDevice, match=r"no device name|neither a name nor a list"):
         turnout.load(parsed(CHAIN), device=device)
 
 

@@ -13,6 +13,7 @@ from turnout.device import Device
 from turnout.errors import InvalidInput, NoSuchDevice, SlowPathWarning
 from turnout.ledger import Candidate
 from turnout.probe import Probed, probe_all
+from turnout.verified import wrong
 
 if TYPE_CHECKING:
     from turnout.model import Model
@@ -110,7 +111,8 @@ def _automatic() -> tuple[list[Candidate], list[NotUsed]]:
         elif not usable:
             not_used.append(NotUsed(probed.provider.name, "it is used only where it is named"))
         else:
-            candidates.append(Candidate(probed.provider, usable[0], last_resort=probed.provider is REFERENCE))
+            device = usable[0]
+            candidates.append(Candidate(probed.provider, device, probed.provider is REFERENCE, wrong(device, probed.provider)))
             not_used += [NotUsed(one.name, f"{usable[0].name} goes first; name it to use it") for one in usable[1:]]
     return candidates, not_used
 
@@ -142,7 +144,7 @@ def _named(name: str) -> Candidate:
     found = next((one for one in probed.devices if not index or str(one.index) == index), None)
     if found is None:
         raise NoSuchDevice(f"there is no device {name!r}", hint=_offered(probed))
-    return Candidate(provider, found)
+    return Candidate(provider, found, wrong=wrong(found, provider))
 
 
 def _offered(probed: Probed) -> str:

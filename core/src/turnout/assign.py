@@ -11,6 +11,7 @@ from turnout.expand import body_of, mark_expanded, splice
 from turnout.graph import captures, ir, label, subgraphs
 from turnout.ledger import Candidate, Ledger, Placement
 from turnout.provider import Claim, No, Rewrite, Yes
+from turnout.verified import against
 
 __all__ = ["CONTROL_FLOW", "Assignment", "assign", "reads"]
 
@@ -132,6 +133,8 @@ def _supports(node: ir.Node, graph: ir.Graph, candidate: Candidate, ledger: Ledg
     except Exception as error:  # one broken plugin never takes the others down
         ledger.remark(f"{candidate.name}: broken plugin: {type(error).__name__} when asked about {node.op_type}: {error}")
         return No(f"its plugin raised {type(error).__name__} when asked: {error}")
+    if verdict and (known := against(node, candidate.wrong)):
+        verdict = No(f"it gave a wrong result on this machine when it was verified: {known}")
     if not verdict:
         return verdict
     for name, body in subgraphs(node):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from turnout import plugins, probe
+from turnout import plugins, probe, verified
 from turnout.errors import BrokenPlugin, NoProvider, TurnoutError
 from turnout.table import table
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from turnout.device import Device
+    from turnout.provider import Provider
 
 __all__ = ["Absent", "Check", "DeviceReport", "PluginReport", "Report", "doctor"]
 
@@ -55,7 +56,8 @@ class PluginReport(BaseModel):
 class DeviceReport(BaseModel):
     """One device and its trial: a small operator, loaded there alone, run, and compared with NumPy.
 
-    ok is None where nothing could be tried because the device runs no simple operator by itself.
+    ok is None where nothing could be tried because the device runs no simple operator by itself. verified: what `doctor(verify=True)` just
+    found. wrong: operators that gave wrong results here when they were last verified, and how; the planner keeps them off the device.
     """
 
     name: str
@@ -66,6 +68,8 @@ class DeviceReport(BaseModel):
     milliseconds: float | None = None
     message: str = ""
     hint: str = ""
+    verified: str = ""
+    wrong: dict[str, str] = {}
 
 
 class Absent(BaseModel):
@@ -107,10 +111,11 @@ class Report(BaseModel):
         return "\n".join(_lines(self))
 
 
-def doctor(progress: Callable[[str], None] = lambda text: None) -> Report:
+def doctor(progress: Callable[[str], None] = lambda text: None, *, verify: bool = False) -> Report:
     """Looks at every plugin, every device and the packages. Whatever fails is in the report; nothing stops the rest.
 
-    progress is told what is looked at next.
+    progress is told what is looked at next. verify runs every operator that the devices claim, which takes minutes, and remembers what
+    comes out wrong.
     """
     progress("probing")
     probed = probe.probe_all()
@@ -118,7 +123,7 @@ def doctor(progress: Callable[[str], None] = lambda text: None) -> Report:
     for one in probed:
         for device in one.devices:
             progress(f"trying {device}")
-            devices.append(_trial(device))
+            devices.append(_known_wrong(_trial(device), device, one.provider, verify=verify, progress=progress))
     progress("checking packages")
     checks = list(_checks())
     return Report(
@@ -167,6 +172,21 @@ def _checks() -> Iterator[Check]:
                 yield one
             else:
                 yield Check(name="turnout_checks", ok=False, message=f"a plugin gave {one!r}, which is not a turnout Check")
+
+
+def _known_wrong(
+    report: DeviceReport, device: Device, provider: Provider, *, verify: bool, progress: Callable[[str], None]
+) -> DeviceReport:
+    """The report, with what verifying finds or once found."""
+    said = ""
+    if verify and provider.name != "reference":  # the others are measured by it
+        from turnout.testing.verify import verify as run_verify
+
+        (verdict,) = run_verify([device.name], progress)
+        said = str(verdict).partition(": ")[2]
+    known = verified.wrong(device, provider)
+    wrong = {f"{name} since {since} {kind}".strip(): reason for (_, name, since, kind), reason in known.items()}
+    return report.model_copy(update={"verified": said, "wrong": wrong})
 
 
 def _trial(device: Device) -> DeviceReport:
@@ -276,6 +296,11 @@ def _lines(report: Report) -> Iterator[str]:
         indent=2,
     )
     yield from (f"        {one.provider}: {one.hint}" for one in report.absent if one.hint and not one.broken)
+    yield from (f"        {one.name} verified: {one.verified}" for one in report.devices if one.verified)
+    for one in report.devices:
+        if one.wrong:
+            yield f"        {one.name} gave wrong results for these when it was verified; they are kept off it (doctor --forget):"
+            yield from (f"            {operator}: {reason}" for operator, reason in one.wrong.items())
     if report.checks:
         yield ""
         yield "Packages"

@@ -283,13 +283,18 @@ def _notes(device: Any) -> str:
 
 
 @cli.command()
+@click.option("--verify", is_flag=True, help="Also run every operator that the devices claim, and remember what comes out wrong (minutes).")
+@click.option("--forget", is_flag=True, help="Forget what --verify found before.")
 @_common(quiet=True)
-def doctor(as_json: bool) -> None:
+def doctor(verify: bool, forget: bool, as_json: bool) -> None:
     """Try everything, and say what mends the rest."""
+    from turnout import verified
     from turnout.checkup import doctor as examine
 
+    if forget:
+        verified.forget()
     with _progress("looking around") as progress:
-        report = examine(progress)
+        report = examine(progress, verify=verify)
     if as_json:
         _print_json({**report.model_dump(), "ok": report.ok})
     else:
@@ -426,6 +431,15 @@ def bench(
             used = sorted({part.device for part in loaded.explain().partitions})
             found = measure.bench(sides, model=model, devices=used, runs=runs, seconds=seconds, progress=progress)
     return _print_json(found.model_dump()) if as_json else click.echo(str(found))
+
+
+@cli.command(add_help_option=False, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+@click.pass_context
+def suite(ctx: click.Context) -> None:
+    """Test a provider with the conformance kit."""
+    from turnout.testing.command import suite as run_suite
+
+    run_suite.main(ctx.args, prog_name="turnout suite", standalone_mode=False)
 
 
 @cli.command()

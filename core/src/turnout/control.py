@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from turnout.errors import RunError
+from turnout.errors import OutOfMemory, RunError, TurnoutError
 from turnout.graph import element_type, ir
 
 if TYPE_CHECKING:
@@ -28,23 +28,46 @@ Runner = Callable[[Sequence[Any], Sequence[Any]], list[Any]]
 
 
 def runner(node: ir.Node, bodies: Mapping[str, Body], title: str) -> Runner:
-    """The function that runs this node."""
+    """The function that runs this node. It raises RunError, whatever its bodies and values are like."""
+    run = _runner(node, bodies, title)
+
+    def guarded(own: Sequence[Any], captured: Sequence[Any]) -> list[Any]:
+        try:
+            return run(own, captured)
+        except TurnoutError:
+            raise
+        except MemoryError as error:
+            raise OutOfMemory(f"{title}: out of memory", hint="run with smaller inputs") from error
+        except Exception as error:
+            raise RunError(f"{title} failed: {type(error).__name__}: {error}") from error
+
+    return guarded
+
+
+def _runner(node: ir.Node, bodies: Mapping[str, Body], title: str) -> Runner:
     if node.op_type == "If":
-        return _if(bodies["then_branch"], bodies["else_branch"])
+        return _if(bodies["then_branch"], bodies["else_branch"], title)
     if node.op_type == "Loop":
         return _loop(node, bodies["body"], title)
     return _scan(node, bodies["body"], title)
 
 
-def _if(then: Body, otherwise: Body) -> Runner:
+def _if(then: Body, otherwise: Body, title: str) -> Runner:
     def run(own: Sequence[Any], captured: Sequence[Any]) -> list[Any]:
-        return (then if _truth(own[0]) else otherwise).run(captured)
+        return (then if _truth(own[0], title) else otherwise).run(captured)
 
     return run
 
 
-def _truth(value: Any) -> bool:
-    return bool(np.asarray(value).reshape(-1)[0])
+def _truth(value: Any, title: str) -> bool:
+    return bool(_single(value, f"{title}: the condition"))
+
+
+def _single(value: Any, what: str) -> Any:
+    array = np.asarray(value)
+    if array.size != 1:
+        raise RunError(f"{what} holds {array.size} values, not one")
+    return array.reshape(-1)[0]
 
 
 def _loop(node: ir.Node, body: Body, title: str) -> Runner:
@@ -54,15 +77,15 @@ def _loop(node: ir.Node, body: Body, title: str) -> Runner:
     collected = graph.outputs[1 + carried :]
 
     def run(own: Sequence[Any], captured: Sequence[Any]) -> list[Any]:
-        trips = None if own[0] is None else int(np.asarray(own[0]).reshape(-1)[0])
-        going = len(own) < 2 or own[1] is None or _truth(own[1])
+        trips = None if own[0] is None else int(_single(own[0], f"{title}: the number of iterations"))
+        going = len(own) < 2 or own[1] is None or _truth(own[1], title)
         state = list(own[2 : 2 + carried])
         gathered: list[list[Any]] = [[] for _ in collected]
         for trip in itertools.count() if trips is None else range(trips):
             if not going:
                 break
             results = body.run([np.array(trip, np.int64), np.array(going), *state, *captured])
-            going = _truth(results[0])
+            going = _truth(results[0], title)
             state = results[1 : 1 + carried]
             for column, value in zip(gathered, results[1 + carried :], strict=True):
                 column.append(value)
@@ -85,6 +108,9 @@ def _scan(node: ir.Node, body: Body, title: str) -> Runner:
 
     def run(own: Sequence[Any], captured: Sequence[Any]) -> list[Any]:
         state = list(own[:states])
+        for value, axis in zip(own[states:], in_axes, strict=True):
+            if not -np.ndim(value) <= axis < np.ndim(value):
+                raise RunError(f"{title}: a scan input of shape {np.shape(value)} has no axis {axis}")
         columns = [
             np.moveaxis(np.asarray(value), axis, 0)[:: -1 if backward else 1]
             for value, axis, backward in zip(own[states:], in_axes, in_backward, strict=True)

@@ -9,14 +9,14 @@ from typing import Any
 
 from turnout import control
 from turnout.device import HOST, Device
-from turnout.errors import CompileError, TurnoutError
+from turnout.errors import CompileError, OutOfMemory, RunError, TurnoutError
 from turnout.expand import is_expanded
 from turnout.graph import constant_array, ir, is_constant, label, partition
 from turnout.ledger import Candidate
 from turnout.plan import Control, Partition, Plan
 from turnout.provider import Executable
 
-__all__ = ["CompileFailed", "Program", "build"]
+__all__ = ["CompileFailed", "Program", "build", "guarded"]
 
 log = logging.getLogger("turnout")
 
@@ -46,6 +46,8 @@ class Program:
         self.executables: list[Executable] = []
         self.direct: Executable | None = None
         """The one executable, where it is the whole of the program and in host memory."""
+        self.run_direct: Callable[..., Sequence[Any]] | None = None
+        """Its `run(values, out)`, errors of a plugin's own turned into turnout's."""
         self._template: Slots = []
         self._steps: list[Step] = []
         self._inputs: list[int] = []
@@ -69,6 +71,23 @@ class Program:
                 log.warning("%s did not close: %s", type(executable).__name__, error)
         self.executables.clear()
         self._steps.clear()
+
+
+def guarded(executable: Executable, device: Device) -> Callable[..., Sequence[Any]]:
+    """The executable's `run`. A plugin may raise what it likes; who calls turnout has to catch nothing but TurnoutError."""
+
+    def run(values: Sequence[Any], out: Sequence[Any] | None = None) -> Sequence[Any]:
+        try:
+            return executable.run(values, out)
+        except TurnoutError:
+            raise
+        except MemoryError as error:
+            raise OutOfMemory(f"{device}: {str(error) or 'out of memory'}", hint="smaller inputs, or a device with more memory") from error
+        except Exception as error:
+            said = f"{device}: {type(error).__name__}: {error}"
+            raise RunError(said, hint="`turnout doctor` tells whether the device itself is well") from error
+
+    return run
 
 
 def build(plan: Plan, options: Mapping[str, Any], file: Path | bytes | None = None) -> Program:
@@ -111,6 +130,8 @@ class _Builder:
             self._add_free(last.get(number, ()))
         program._outputs = [self._out(value) for value in plan.graph.outputs]
         program.direct = self._direct()
+        if program.direct is not None:
+            program.run_direct = guarded(program.direct, plan.steps[0].device)
         return program
 
     def _hand_over(self, part: Partition, file: Path | bytes) -> None:
@@ -127,7 +148,7 @@ class _Builder:
         targets = [self._new_slot(value, part.device) for value in part.outputs]
         for value in part.outputs:
             self.owners[value] = part.candidate
-        run = executable.run
+        run = guarded(executable, part.device)
 
         def step(slots: Slots) -> None:
             for slot, result in zip(targets, run([slots[source] for source in sources]), strict=True):
@@ -221,6 +242,8 @@ class _Builder:
         """The single executable whose inputs and outputs are the program's own, in order."""
         plan = self.plan
         if len(plan.steps) != 1 or not isinstance(plan.steps[0], Partition) or not plan.steps[0].device.on_host:
+            return None
+        if not self.program.executables:  # a model without outputs runs nothing
             return None
         part = plan.steps[0]
         if part.inputs == [*plan.graph.inputs, *plan.captured] and part.outputs == list(plan.graph.outputs):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -13,17 +13,22 @@ if TYPE_CHECKING:
 
     from turnout.device import Device
     from turnout.provider import Provider
+    from turnout.verified import Wrong
 
 __all__ = ["Candidate", "Ledger", "Placement"]
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One device that may be used, in the order of preference. `last_resort`: asked only for what nobody else takes."""
+    """One device that may be used, in the order of preference.
+
+    last_resort: asked only for what nobody else takes. wrong: what verifying found wrong with it (`turnout.verified`).
+    """
 
     provider: Provider
     device: Device
     last_resort: bool = False
+    wrong: Mapping[Wrong, str] = field(default_factory=dict, hash=False)
 
     @property
     def name(self) -> str:

@@ -295,11 +295,11 @@ class Bound:
 
 
 def _bound_call(program: Program, names: Sequence[str], values: list[Any], buffers: list[Any]) -> Callable[[], Sequence[Any]]:
-    direct = program.direct
-    if direct is None:
+    direct, run = program.direct, program.run_direct
+    if direct is None or run is None:
         return lambda: _into(program.run(values), buffers, names)
     if type(direct).bind is Executable.bind:  # which may have no use for buffers
-        return lambda: _into(direct.run(values, buffers), buffers, names)
+        return lambda: _into(run(values, buffers), buffers, names)
     return direct.bind(values, buffers)
 
 

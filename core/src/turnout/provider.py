@@ -93,7 +93,7 @@ class Executable(abc.ABC):
         elsewhere it is whatever `to_device` makes. A sequence is a list, an empty optional is None.
         `out`, where given, has a buffer or None per output: an output with a buffer is written into it, and the buffer returned.
         Inputs are never written to, except through a buffer in `out` that aliases one where the graph declares it.
-        Raises RunError or one of its kinds.
+        Raises RunError or one of its kinds; whatever else it raises reaches the user as a RunError that knows less.
         """
 
     def bind(self, values: Sequence[Any], out: Sequence[Any]) -> Callable[[], Sequence[Any]]:

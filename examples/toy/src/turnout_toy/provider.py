@@ -33,5 +33,6 @@ class ToyExecutable(Executable):
     def run(self, values, out=None):
         named = self.constants | {value.name: given for value, given in zip(self.graph.inputs, values, strict=True)}
         for node in self.graph:
-            named[node.outputs[0].name] = OPERATORS[node.op_type](*(named[value.name] for value in node.inputs))
+            result = OPERATORS[node.op_type](*(named[value.name] for value in node.inputs))
+            named[node.outputs[0].name] = np.asarray(result)  # NumPy makes numbers of arrays without dimensions
         return [named[value.name] for value in self.graph.outputs]
