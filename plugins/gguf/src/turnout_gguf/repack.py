@@ -1,0 +1,121 @@
+"""Blocks as ONNX Runtime's MatMulNBits and GatherBlockQuantized take them, without loss.
+
+    weight = scale * (value - zero point) + offset
+
+Values are unsigned, of 2, 4 or 8 bits, the first in the lowest bits of a byte. Scales and codes are those of the file. Only the types with
+a minimum have an offset; there the codes are centred, since runtimes that round the activations lose less on small codes, so that
+
+    offset = minimum + scale * centre
+
+is rounded to float32 once; every other type comes out bit by bit as `blocks.dequantise` gives it. A product with such a matrix is
+MatMulNBits(x) + S(x) @ offset.T, where S sums x over blocks. Source: the operator descriptions in onnxruntime, docs/ContribOperators.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from turnout_gguf.blocks import QUANTISED, Codes, Layout, unpack
+from turnout_gguf.types import BlockType
+
+__all__ = ["Form", "Packed", "form_of", "repack"]
+
+_AT_ONCE = 1 << 22  # elements unpacked at a time: they take about ten bytes each on the way
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How a type is written.
+
+    bits: of a value. block: elements under one scale. zero_point: of every block. centre: the code that becomes the zero point.
+    """
+
+    bits: int
+    block: int
+    zero_point: int
+    centre: int
+    has_offsets: bool
+
+    def blocks(self, columns: int) -> int:
+        return columns // self.block
+
+    def zero_bytes(self, columns: int) -> int:
+        """Bytes of a row's zero points: as many bits each as a value, filled up to a byte."""
+        return -(-self.blocks(columns) * self.bits // 8)
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A matrix in this form.
+
+    values: uint8 [rows, blocks, block * bits / 8]. scales, offsets: float32 [rows, blocks]. zero_points: uint8 [rows, bytes], packed.
+    """
+
+    form: Form
+    values: NDArray[np.uint8]
+    scales: NDArray[np.float32]
+    zero_points: NDArray[np.uint8]
+    offsets: NDArray[np.float32] | None
+
+
+def form_of(kind: BlockType) -> Form:
+    """The narrowest form that holds every code of the type."""
+    layout = QUANTISED[kind.name]
+    bits = _bits(layout)
+    zero_point = 1 if bits == 2 else 2 ** (bits - 1)
+    return Form(bits, layout.group, zero_point, (layout.high + 1) // 2 if layout.has_minimum else 0, layout.has_minimum)
+
+
+def _bits(layout: Layout) -> int:
+    codes = layout.high - layout.low + 1
+    if codes <= 4 and layout.group >= 32:  # ONNX Runtime has no kernels for two bits in smaller blocks
+        return 2
+    return 4 if codes <= 16 else 8
+
+
+def repack(raw: NDArray[np.uint8], kind: BlockType, form: Form) -> Packed:
+    """Blocks of a quantised type, uint8 [rows, bytes of a row], as a matrix of `form`."""
+    rows, columns = len(raw), raw.shape[1] // kind.nbytes * kind.elements
+    flat = raw.reshape(-1, kind.nbytes)
+    groups = kind.elements // form.block
+    values = np.empty((len(flat) * groups, form.block * form.bits // 8), np.uint8)
+    scales = np.empty(len(flat) * groups, np.float32)
+    offsets = np.empty(len(flat) * groups, np.float32) if form.has_offsets else None
+    step = max(1, _AT_ONCE // kind.elements)
+    for start in range(0, len(flat), step):
+        found = unpack(flat[start : start + step], kind)
+        part = slice(start * groups, (start + step) * groups)
+        values[part] = _packed(found, form).reshape(-1, values.shape[1])
+        scales[part] = found.scales.reshape(-1)
+        if offsets is not None:
+            offsets[part] = _offsets(found, form).reshape(-1)
+    filled = form.zero_point * (255 // (2**form.bits - 1))
+    return Packed(
+        form,
+        values.reshape(rows, -1, values.shape[1]),
+        scales.reshape(rows, -1),
+        np.full((rows, form.zero_bytes(columns)), filled, np.uint8),
+        None if offsets is None else offsets.reshape(rows, -1),
+    )
+
+
+def _packed(found: Codes, form: Form) -> NDArray[np.uint8]:
+    """Codes as unsigned values, 8 / bits of them in a byte."""
+    shift = np.uint8((form.zero_point - form.centre) & 255)
+    values = found.codes.view(np.uint8) + shift  # modulo 256, which a code never leaves
+    if form.bits == 8:
+        return values
+    fields = values.reshape(-1, 8 // form.bits)
+    packed = fields[:, 0].copy()
+    for position in range(1, fields.shape[1]):
+        packed |= fields[:, position] << np.uint8(position * form.bits)
+    return packed
+
+
+def _offsets(found: Codes, form: Form) -> NDArray[np.float32]:
+    assert found.minimums is not None
+    with np.errstate(invalid="ignore", over="ignore"):
+        return found.minimums + found.scales * np.float32(form.centre)

@@ -1,0 +1,279 @@
+"""Mutated GGUF files: each one is built, or refused as InvalidModel, in bounded memory.
+
+    uv run python tests/gguf/fuzz_gguf.py --count 5000
+
+Cases run in child processes whose memory may grow by the size of the file and `HEADROOM`. A crash is a child that died or hung, an
+exception that is not turnout's, or a MemoryError. A case is known by its number: `--first NUMBER --count 1` runs it again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+import random
+import re
+import struct
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import small_decoders
+from made import MadeTensor, gguf
+
+if TYPE_CHECKING:
+    from turnout.errors import TurnoutError
+
+HEADROOM = 320 << 20
+SECONDS = 60  # for one case, on the slowest machine
+BATCH = 250
+
+KINDS = ("Q4_K", "Q4_1", "Q8_0", "F16", "TQ1_0")
+HOSTILE = (0, 1, 2, 3, 7, 31, 32, 255, 256, 4096, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**40, 2**61, 2**63 - 1, 2**63, 2**64 - 1)
+
+
+# the mutations ----------------------------------------------------------------------------------------------------------
+
+
+def flip_bits(file: bytearray, head: int, draw: random.Random) -> None:
+    for _ in range(draw.randint(1, 8)):
+        file[draw.randrange(head)] ^= 1 << draw.randrange(8)
+
+
+def hostile_number(file: bytearray, head: int, draw: random.Random) -> None:
+    size = draw.choice((4, 8))
+    at = draw.randrange(4, head - size)
+    file[at : at + size] = (draw.choice(HOSTILE) & (2 ** (8 * size) - 1)).to_bytes(size, "little")
+
+
+def cut(file: bytearray, head: int, draw: random.Random) -> None:
+    del file[draw.randrange(draw.choice((head, len(file)))) :]
+
+
+def drop(file: bytearray, head: int, draw: random.Random) -> None:
+    at = draw.randrange(head)
+    del file[at : at + draw.randint(1, 64)]
+
+
+def repeat(file: bytearray, head: int, draw: random.Random) -> None:
+    at, size = draw.randrange(head), draw.randint(1, 256)
+    file[at:at] = file[at : at + size]
+
+
+def noise(file: bytearray, head: int, draw: random.Random) -> None:
+    at = draw.randrange(head)
+    file[at : at + 16] = draw.randbytes(16)
+
+
+def scramble_weights(file: bytearray, head: int, draw: random.Random) -> None:
+    at = draw.randrange(head, len(file) - 4096)
+    file[at : at + 4096] = draw.randbytes(4096)
+
+
+BYTES: tuple[Callable[[bytearray, int, random.Random], None], ...]
+BYTES = (flip_bits, hostile_number, cut, drop, repeat, noise, scramble_weights)
+
+
+@functools.cache
+def tensors_of(kind: str) -> tuple[MadeTensor, ...]:
+    return tuple(small_decoders.tensors(kind))
+
+
+@functools.cache
+def sound(kind: str) -> bytes:
+    return gguf(small_decoders.keys(), tensors_of(kind))
+
+
+def typed(draw: random.Random) -> Any:
+    """A value of any type that a key may have; some are the bytes of none."""
+    number = draw.choice(HOSTILE)
+    return draw.choice(
+        (
+            number & 0xFFFFFFFF,
+            float(draw.choice((0.0, -1.0, 1e-30, 1e30, float("inf"), float("nan")))),
+            struct.pack("<IQ", 10, number),
+            struct.pack("<Iq", 11, -1),
+            struct.pack("<IIQ", 9, draw.choice((4, 8, 9)), number),
+            struct.pack("<IQ", 8, number),
+            "x" * draw.choice((0, 1, 5000)),
+            ["a"] * draw.choice((0, 3, 1000)),
+            True,
+        )
+    )
+
+
+def with_other_keys(kind: str, draw: random.Random) -> bytes:
+    architecture = draw.choice(("llama", "qwen2", "qwen3"))
+    keys = small_decoders.keys(architecture, {"note": "", "rope.freq_base": 10000.0})
+    more = ("rope.freq_base", "rope.scaling.type", "rope.scaling.factor", "rope.dimension_count", "attention.key_length", "expert_count")
+    for _ in range(draw.randint(1, 3)):
+        name = draw.choice((*keys, "general.alignment", *(f"{architecture}.{key}" for key in more)))
+        old = keys.get(name)
+        alike = isinstance(old, int) and draw.random() < 0.5  # a number for a number gets further than anything else
+        keys[name] = draw.choice(HOSTILE) & 0xFFFFFFFF if alike else typed(draw)
+    return gguf(keys, tensors_of(kind))
+
+
+def with_other_tensors(kind: str, draw: random.Random) -> bytes:
+    tensors = list(tensors_of(kind))
+    for _ in range(draw.randint(1, 3)):
+        at = draw.randrange(len(tensors))
+        one = tensors[at]
+        shape = list(one.shape)
+        shape[draw.randrange(len(shape))] = draw.choice(HOSTILE)
+        tensors[at] = draw.choice(
+            (
+                MadeTensor(one.name, one.kind, tuple(shape), one.data),
+                MadeTensor(one.name, one.kind, one.shape[::-1], one.data),
+                MadeTensor(one.name, one.kind, (*one.shape, 1), one.data),
+                MadeTensor(one.name, draw.randrange(45), one.shape, one.data),
+                MadeTensor(draw.choice(tensors).name, one.kind, one.shape, one.data),
+                MadeTensor(one.name, one.kind, one.shape, one.data, offset=draw.choice(HOSTILE)),
+                MadeTensor(one.name, one.kind, one.shape, one.data, offset=32 * draw.randrange(1000)),
+                MadeTensor("rope_freqs.weight", one.kind, one.shape, one.data),
+            )
+        )
+    return gguf(small_decoders.keys(), tensors)
+
+
+def case(number: int) -> bytes:
+    """The file of a case; the same for the same number."""
+    draw = random.Random(number)
+    kind = draw.choice(KINDS)
+    way = draw.random()
+    if way < 0.2:
+        return with_other_keys(kind, draw)
+    if way < 0.4:
+        return with_other_tensors(kind, draw)
+    file = bytearray(sound(kind))
+    head = file.index(b"blk.1.ffn_down.weight") + 64
+    for _ in range(draw.choice((1, 1, 2))):
+        mutate = draw.choice((*BYTES, scramble_weights, scramble_weights))
+        mutate(file, min(head, len(file) - 8), draw)
+        if len(file) < 8192:
+            break
+    return bytes(file)
+
+
+# a child: what becomes of each file -------------------------------------------------------------------------------------
+
+
+def outcome(file: bytes, *, run: bool) -> str:
+    """One word or sentence for what becomes of it; raises for what must not be."""
+    from turnout.errors import InvalidModel
+    from turnout_gguf.format import GgufFormat
+
+    try:
+        source = GgufFormat(exact=True, cache=len(file) % 2 == 1 and not run).open(file)
+        for value in source.metadata.values():
+            len(list(value)) if hasattr(value, "__len__") else value
+        model = source.model()
+    except InvalidModel as error:
+        return _refusal(error)
+    for value in model.graph.initializers.values():
+        assert value.const_value is not None
+        assert value.const_value.numpy().shape == tuple(value.const_value.shape.numpy()), f"{value.name} has another shape"
+    return f"built, {_run(model)}" if run else "built"
+
+
+def _refusal(error: TurnoutError) -> str:
+    """The message without what differs from file to file."""
+    if not error.message or not error.hint or len(error.message) > 1000:
+        raise ValueError(f"a message of {len(error.message)} characters with a hint of {len(error.hint)}")
+    message = re.sub(r"^<bytes>: |'.*?'|key \S+ is|\[.*?\]|\b[\d.e+-]+\b", "_", error.message)
+    return f"refused: {message[:40]!a}"
+
+
+def _run(model: Any) -> str:
+    import numpy as np
+
+    import turnout
+
+    with turnout.load(model, device="cpu") as loaded:
+        logits = loaded.run(input_ids=np.zeros((1, 2), np.int64))["logits"]
+    return "finite logits" if np.isfinite(logits).all() else "logits that are not finite"
+
+
+def child(first: int, count: int, every: int) -> None:
+    """Prints a line for each case, as soon as it is done."""
+    outcome(small_decoders.decoder(), run=every > 0)  # what is imported and allocated once is not what is measured
+    for number in range(first, first + count):
+        file = case(number)
+        _limit(len(file) + HEADROOM)
+        try:
+            result = outcome(file, run=every > 0 and number % every == 0)
+        except BaseException as error:
+            result = f"CRASH {type(error).__name__}: {error}"[:300]
+        print(json.dumps(result), flush=True)
+
+
+def _limit(more: int) -> None:
+    """The process may have so many bytes more than it has now."""
+    try:
+        import resource
+
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    except (ImportError, OSError):
+        return
+    resource.setrlimit(resource.RLIMIT_AS, (pages * os.sysconf("SC_PAGE_SIZE") + more, resource.RLIM_INFINITY))
+
+
+# the parent -------------------------------------------------------------------------------------------------------------
+
+
+def outcomes(first: int, count: int, every: int) -> Iterator[tuple[int, str]]:
+    """(number, outcome) of each case; a child that dies is replaced, and the case it died of is a crash."""
+    number, last = first, first + count
+    while number < last:
+        numbers = {"--first": number, "--count": min(BATCH, last - number), "--run": every}
+        options = [str(part) for pair in numbers.items() for part in pair]
+        command = [sys.executable, __file__, "--child", *options]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            start = number
+            timer = threading.Timer(SECONDS, process.kill)
+            timer.start()
+            for line in process.stdout:
+                timer.cancel()
+                yield number, json.loads(line)
+                number += 1
+                timer = threading.Timer(SECONDS, process.kill)
+                timer.start()
+            timer.cancel()
+            said = process.stderr.read()[-300:]
+        if process.returncode or number == start:
+            yield number, f"CRASH the child ended with {process.returncode}: {said}"
+            number += 1
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--run", type=int, default=5, help="load and run one built model in so many; 0 for none")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.child:
+        child(given.first, given.count, given.run)
+        return 0
+    classes: Counter[str] = Counter()
+    crashes = 0
+    for number, result in outcomes(given.first, given.count, given.run):
+        if result.startswith("CRASH"):
+            crashes += 1
+            print(f"case {number}: {result}")
+        classes[result] += 1
+    for name, times in classes.most_common():
+        print(f"{times:6} {name}")
+    print(f"crashes: {crashes}")
+    return int(crashes > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,192 @@
+"""Small random decoders of every architecture and type, against the oracle; and what is said of files that cannot be built."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import small_decoders
+from forward import Oracle
+from made import BY_NAME, MadeTensor, gguf, tensor
+
+import turnout
+from turnout.errors import InvalidModel
+from turnout_gguf.blocks import QUANTISED
+from turnout_gguf.format import GgufFormat
+from turnout_gguf.reader import read
+from turnout_gguf.weights import DENSE
+
+IDS = np.random.default_rng(0).integers(0, small_decoders.VOCABULARY, (2, 13))
+
+
+def check(file: bytes, *, exact: bool = True, bound: float = 2e-5) -> None:
+    """Logits differ from the oracle's by no more than `bound` of the largest."""
+    model = turnout.load(GgufFormat(exact=exact).open(file).model(), device="cpu")
+    logits = model.run(input_ids=IDS)["logits"]
+    wanted = np.stack([Oracle(read(file)).logits(row) for row in IDS])
+    assert logits.dtype == np.float32
+    assert logits.shape == wanted.shape
+    assert np.abs(wanted).max() > 0.1
+    assert np.abs(logits - wanted).max() < bound * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("kind", [*DENSE, *QUANTISED])
+def test_every_type_of_weights(kind: str) -> None:
+    check(small_decoders.decoder(kind=kind))
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q6_K"])
+def test_with_rounded_activations_the_logits_stay_near(kind: str) -> None:
+    file = small_decoders.decoder(kind=kind)
+    check(file, exact=False, bound=0.1)
+    with pytest.raises(AssertionError):  # the option does something
+        check(file, exact=False)
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "a head of its own": {"tied": False},
+    "table and matrices of different types": {"table": "Q6_K", "kind": "Q4_K"},
+    "biases": {"biases": "q k v output"},
+    "linear scaling": {"changes": {"rope.scaling.type": "linear", "rope.scaling.factor": 4.0}},
+    "linear scaling, as older files say it": {"changes": {"rope.scale_linear": 2.0}},
+    "another base": {"changes": {"rope.freq_base": 500.0}},
+    "half of each head turned": {"changes": {"rope.dimension_count": 32}},
+    "a key head for each head, by leaving the key out": {"key_heads": 4, "changes": {"attention.head_count_kv": None}},
+    "one number of heads for each block": {"changes": {"attention.head_count_kv": np.array([2, 2], "i4")}},
+    "heads wider than their share": {"changes": {"attention.key_length": 64, "attention.value_length": 64}},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_llama(case: str) -> None:
+    check(small_decoders.decoder(**CASES[case]))
+
+
+def test_llama_3_stretches_each_frequency() -> None:
+    factors = np.linspace(1, 8, 32).astype("<f4")
+    made = [MadeTensor("rope_freqs.weight", 0, (32,), factors.tobytes()), *small_decoders.tensors()]
+    check(gguf(small_decoders.keys(), made))
+
+
+@pytest.mark.parametrize("kind", ["F16", "Q4_1"])
+def test_qwen2(kind: str) -> None:
+    check(small_decoders.decoder("qwen2", kind=kind, biases="q k v"))
+
+
+@pytest.mark.parametrize("kind", ["F32", "Q8_0"])
+def test_qwen3(kind: str) -> None:
+    check(small_decoders.decoder("qwen3", kind=kind, head_norms=True))
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3"])
+def test_with_a_cache_tokens_may_come_in_any_portions(architecture: str) -> None:
+    file = small_decoders.decoder(architecture, kind="Q4_1")
+    wanted = np.stack([Oracle(read(file)).logits(row) for row in IDS])
+    model = turnout.load(GgufFormat(exact=True, cache=True).open(file).model(), device="cpu")
+    shape = (2, small_decoders.KEY_HEADS, 20, small_decoders.HEAD)
+    # what lies in the cache beyond its tokens must not matter
+    state = {info.name: np.full(shape, 7, np.float32) for info in model.inputs if info.name.startswith(("past_key", "past_value"))}
+    assert len(state) == 2 * small_decoders.BLOCKS
+    start, pieces = 0, []
+    for portion in (5, 1, 4, 1, 2):
+        found = model.run({"input_ids": IDS[:, start : start + portion], "past_tokens": np.full(2, start), **state})
+        pieces.append(found.pop("logits"))
+        state = {name.replace("present", "past"): array for name, array in found.items()}
+        start += portion
+    logits = np.concatenate(pieces, 1)
+    assert start == IDS.shape[1]
+    assert np.abs(logits - wanted).max() < 2e-5 * np.abs(wanted).max()
+
+
+def test_with_a_cache_rows_may_be_of_different_lengths() -> None:
+    file = small_decoders.decoder()
+    model = turnout.load(GgufFormat(exact=True, cache=True).open(file).model(), device="cpu")
+    shape = (2, small_decoders.KEY_HEADS, 20, small_decoders.HEAD)
+    state = {info.name: np.zeros(shape, np.float32) for info in model.inputs if info.name.startswith(("past_key", "past_value"))}
+    found = model.run({"input_ids": IDS[:, :6], "past_tokens": np.zeros(2, np.int64), **state})
+    state = {name.replace("present", "past"): array for name, array in found.items() if name != "logits"}
+    # the second row forgets two tokens and goes on from the fourth
+    found = model.run({"input_ids": np.array([IDS[0, 6:7], IDS[1, 4:5]]), "past_tokens": np.array([6, 4]), **state})
+    oracle = Oracle(read(file))
+    wanted = np.stack([oracle.logits(IDS[0, :7])[-1:], oracle.logits(IDS[1, :5])[-1:]])
+    assert np.abs(found["logits"] - wanted).max() < 2e-5 * np.abs(wanted).max()
+
+
+def test_the_order_of_the_tokens_matters() -> None:
+    model = turnout.load(GgufFormat(exact=True).open(small_decoders.decoder()).model(), device="cpu")
+    logits = model.run(input_ids=np.array([[5, 6, 7], [6, 5, 7]]))["logits"]
+    assert np.abs(logits[0, -1] - logits[1, -1]).max() > 1e-3 * np.abs(logits).max()
+
+
+def test_a_path_loads_by_itself(tmp_path: Any) -> None:
+    path = tmp_path / "small.gguf"
+    path.write_bytes(small_decoders.decoder(kind="Q4_K"))
+    with turnout.load(path, device="cpu") as model:
+        assert [str(value) for value in (*model.inputs, *model.outputs)] == ["int64[batch,tokens]", "float32[batch,tokens,96]"]
+        assert model.run(input_ids=IDS)["logits"].shape == (2, 13, 96)
+
+
+def test_weights_that_a_runtime_reads_as_they_are_stay_in_the_file() -> None:
+    file = small_decoders.decoder(kind="F16")
+    initializers = GgufFormat().open(file).model().graph.initializers
+    whole = np.frombuffer(file, np.uint8)
+    for name in ("token_embd.weight", "blk.1.ffn_down.weight.transposed", "output_norm.weight"):
+        array = initializers[name].const_value
+        assert array is not None
+        assert np.shares_memory(array.numpy(), whole), name
+
+
+def test_planning_reads_no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any) -> None:
+        raise AssertionError("weights were repacked")
+
+    monkeypatch.setattr("turnout_gguf.weights.repack", refuse)
+    model = GgufFormat().open(small_decoders.decoder(kind="Q4_K")).model()
+    with pytest.raises(AssertionError, match="repacked"):
+        model.graph.initializers["token_embd.weight.scales"].const_value.numpy()  # type: ignore[union-attr]
+
+
+def without(name: str) -> bytes:
+    return gguf(small_decoders.keys(), [one for one in small_decoders.tensors() if one.name != name])
+
+
+def changed(**changes: Any) -> bytes:
+    return small_decoders.decoder(changes={key.replace("__", "."): value for key, value in changes.items()})
+
+
+UNBUILDABLE: dict[str, tuple[bytes, str]] = {
+    "no architecture": (gguf({}), "its architecture is None"),
+    "an unknown one": (gguf({"general.architecture": "warp"}), "its architecture is 'warp', and turnout builds llama, qwen2, qwen3"),
+    "an architecture that is a number": (gguf({"general.architecture": 7}), "its architecture is 7"),
+    "a missing key": (changed(block_count=None), "llama.block_count is missing"),
+    "a key of the wrong type": (changed(embedding_length="wide"), "embedding_length is 'wide'"),
+    "a count of 0": (changed(attention__head_count=0), "head_count is 0"),
+    "more blocks than tensors": (changed(block_count=2**31 - 1), "'blk.2.attn_norm.weight' is missing"),
+    "heads that cannot be shared": (changed(attention__head_count_kv=3), "4 heads cannot share 3"),
+    "heads that differ": (changed(attention__head_count_kv=np.array([2, 1], "i4")), "head_count_kv is array([2, 1]"),
+    "keys and values of different sizes": (changed(attention__value_length=32), "different sizes"),
+    "an odd number of turned elements": (changed(rope__dimension_count=33), "turn 33 elements"),
+    "no epsilon": (changed(attention__layer_norm_rms_epsilon=float("nan")), "epsilon is nan"),
+    "experts": (changed(expert_count=8), "expert_count is 8, which turnout cannot compute yet"),
+    "yarn": (changed(rope__scaling__type="yarn"), "scaled by 'yarn'"),
+    "scaling by an array": (changed(rope__scaling__type=np.array([], "i4")), "scaled by array([]"),
+    "a missing tensor": (without("blk.1.ffn_up.weight"), "missing"),
+    "a missing table": (without("token_embd.weight"), "'token_embd.weight' is missing"),
+    "a tensor of another shape": (changed(embedding_length=128), "token_embd.weight' is [96, 256], and the metadata want [96, 128]"),
+    "a tensor without a place": (gguf(small_decoders.keys(), [*small_decoders.tensors(), tensor("x.y", "F32", (4,))]), "no place"),
+    "a bias where the family has none": (small_decoders.decoder("qwen2", biases="q").replace(b"attn_q.bias", b"ffn_up.bias"), "no place"),
+    "a type that cannot be read": (
+        gguf(small_decoders.keys(), [MadeTensor("token_embd.weight", 16, (96, 256), bytes(96 * BY_NAME["IQ2_XXS"].nbytes))]),
+        "type IQ2_XXS",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", UNBUILDABLE)
+def test_what_cannot_be_built_is_refused_with_the_reason(what: str) -> None:
+    file, reason = UNBUILDABLE[what]
+    with pytest.raises(InvalidModel) as caught:
+        GgufFormat().open(file).model()
+    assert reason in caught.value.message
+    assert caught.value.hint
