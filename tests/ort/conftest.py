@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from turnout.graph import ir, partition, subgraphs
-from turnout_cpu import CpuProvider
+from turnout_cpu.provider import CpuProvider
 
 
 def _set_versions(graph: ir.Graph, opsets: dict[str, int]) -> None:

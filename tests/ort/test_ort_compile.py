@@ -14,7 +14,7 @@ from onnx import helper
 from turnout.device import Device
 from turnout.errors import CompileError, Unavailable
 from turnout.graph import ir
-from turnout_cpu import Options
+from turnout_cpu.provider import Options
 from turnout_ort import OrtProvider
 from turnout_ort.registry import schemas
 from turnout_ort.serialize import to_model

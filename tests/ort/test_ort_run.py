@@ -161,7 +161,7 @@ def test_maps(build):
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("ai.onnx.ml", 3)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
     from turnout.graph import ir, partition
-    from turnout_cpu import CpuProvider
+    from turnout_cpu.provider import CpuProvider
 
     # onnx_ir has no map types: the file goes over whole, and only names and order come from the graph
     x, y = ir.Value(name="x"), ir.Value(name="y")

@@ -1,7 +1,7 @@
 """turnout as an ONNX backend: what `onnx.backend.base.Backend` asks for, over `turnout.load`.
 
-    import onnx.backend.test, turnout.backend
-    tests = onnx.backend.test.BackendTest(turnout.backend, __name__)
+import onnx.backend.test, turnout.backend
+tests = onnx.backend.test.BackendTest(turnout.backend, __name__)
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["TurnoutBackend", "TurnoutRep", "is_compatible", "prepare", "run_model", "run_node", "supports_device"]
 
 
-class TurnoutRep(BackendRep):  # type: ignore[misc]  # onnx is not typed
+class TurnoutRep(BackendRep):  # onnx is not typed
     """A loaded model as ONNX's runner uses it."""
 
     def __init__(self, model: Model) -> None:
@@ -43,7 +43,7 @@ def _positional(inputs: Any) -> list[Any]:
     return list(inputs)
 
 
-class TurnoutBackend(Backend):  # type: ignore[misc]  # onnx is not typed
+class TurnoutBackend(Backend):  # onnx is not typed
     """ONNX's device "CPU" is turnout's own choice (`device=None`); any other name is a demand, as in `turnout.load`: "CUDA:1"."""
 
     @classmethod

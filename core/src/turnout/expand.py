@@ -41,6 +41,7 @@ def body_of(node: ir.Node, model: ir.Model) -> ir.Graph | None:
     ONNX's own inliner does the work on a model of this one node: it knows attribute references, nested calls and bodies that depend
     on the types of the inputs; it leaves a node alone whose body is written for a later operator set. Raises InvalidModel where it fails.
     """
+    from turnout.formats.check import check_reads, mend_nodes
     from turnout.formats.infer import infer
     from turnout.formats.onnx import set_versions
     from turnout.formats.tidy import tidy_graph
@@ -51,6 +52,7 @@ def body_of(node: ir.Node, model: ir.Model) -> ir.Graph | None:
     try:
         inlined = onnx.inliner.inline_local_functions(_shell(node, functions), True)
         tidy_graph(inlined.graph)
+        mend_nodes(inlined.graph.node)
         inlined = infer(inlined)
     except Exception as error:
         raise InvalidModel(
@@ -59,6 +61,7 @@ def body_of(node: ir.Node, model: ir.Model) -> ir.Graph | None:
     if any(one.op_type == node.op_type and one.domain == node.domain for one in inlined.graph.node):
         return None
     body = ir.serde.deserialize_graph(inlined.graph)
+    check_reads(body)
     set_versions(body, {entry.domain: entry.version for entry in inlined.opset_import})
     return body
 

@@ -122,6 +122,8 @@ class KernelExecutable(Executable):
         self._calls = [_call(provider, node) for node in graph]
 
     def run(self, values: Sequence[Any], out: Sequence[Any] | None = None) -> Sequence[Any]:
+        from turnout.tensor import host_results
+
         named = self._constants | dict(zip(self._inputs, values, strict=True))
         for row, title, inputs, attributes, outputs in self._calls:
             try:
@@ -129,7 +131,7 @@ class KernelExecutable(Executable):
             except Exception as error:
                 raise RunError(f"{self._provider.name}: the {title} kernel failed: {type(error).__name__}: {error}") from error
             named.update(zip(outputs, result if isinstance(result, tuple) else (result,), strict=False))
-        return [named[name] for name in self._outputs]
+        return host_results([named[name] for name in self._outputs], values)
 
 
 def _call(provider: KernelProvider, node: ir.Node) -> tuple[Kernel, str, list[str | None], dict[str, Any], list[str | None]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import graphlib
 import importlib
 import importlib.util
 from collections.abc import Mapping, Sequence
@@ -138,6 +139,7 @@ class ReferenceExecutable(Executable):
 
         from turnout.graph import ir
 
+        _check_trees(graph)
         proto = ir.serde.serialize_model(ir.Model(graph, ir_version=10))  # type: ignore[arg-type]
         self._inputs = [value.name or "" for value in graph.inputs]
         try:
@@ -146,21 +148,39 @@ class ReferenceExecutable(Executable):
             raise CompileError(f"the reference evaluator cannot build this: {error}") from error
 
     def run(self, values: Sequence[Any], out: Sequence[Any] | None = None) -> Sequence[Any]:
+        from turnout.tensor import host_results
+
         try:
             results = self._evaluator.run(None, dict(zip(self._inputs, values, strict=True)))
         except Exception as error:
             raise RunError(f"the reference evaluator failed: {type(error).__name__}: {error}") from error
-        return [_as_host_value(result) for result in results]
+        return host_results(results, values)
 
 
-def _as_host_value(value: Any) -> Any:
-    """The evaluator gives fixed-width strings here and NumPy scalars there; host values are arrays, strings in them objects."""
-    import numpy as np
+def _check_trees(graph: ir.GraphView) -> None:
+    """Raises CompileError for trees that lead back to where they came from: the evaluator would follow them for ever."""
+    for position, node in enumerate(graph):
+        names = ("nodes_treeids", "nodes_nodeids", "nodes_truenodeids", "nodes_falsenodeids")
+        if node.domain != "ai.onnx.ml" or not all(name in node.attributes for name in names[2:]):
+            continue
+        lists = {name: list(attribute.value) for name, attribute in node.attributes.items() if name in names}
+        count = len(lists["nodes_truenodeids"])
+        trees, ids = lists.get("nodes_treeids", [0] * count), lists.get("nodes_nodeids", range(count))
+        below: dict[Any, set[Any]] = {key: set() for key in zip(trees, ids, strict=False)}
+        modes = _modes(node, count)
+        for tree, key, *children, branches in zip(trees, ids, lists["nodes_truenodeids"], lists["nodes_falsenodeids"], modes, strict=False):
+            below[tree, key].update((tree, child) for child, branch in zip(children, branches, strict=True) if branch)
+        try:
+            for _ in graphlib.TopologicalSorter(below).static_order():
+                pass
+        except graphlib.CycleError:
+            raise CompileError("its trees lead back to where they came from", nodes=[position]) from None
 
-    if isinstance(value, (list, tuple)):
-        return [_as_host_value(one) for one in value]
-    if isinstance(value, np.generic):
-        value = np.asarray(value)
-    if isinstance(value, np.ndarray) and value.dtype.kind in "UT":
-        return value.astype(object)
-    return value
+
+def _modes(node: ir.Node, count: int) -> list[tuple[bool, bool]]:
+    """Whether a true, and whether a false, leads on to another node."""
+    if "nodes_trueleafs" in node.attributes and "nodes_falseleafs" in node.attributes:  # TreeEnsemble-5
+        leaves = zip(node.attributes["nodes_trueleafs"].as_ints(), node.attributes["nodes_falseleafs"].as_ints(), strict=False)
+        return [(not true, not false) for true, false in leaves]
+    modes = node.attributes["nodes_modes"].as_strings() if "nodes_modes" in node.attributes else ["LEAF"] * count
+    return [(mode != "LEAF",) * 2 for mode in modes]

@@ -16,7 +16,7 @@ import numpy as np
 
 from turnout.errors import InvalidInput
 
-__all__ = ["Tensor", "host_value"]
+__all__ = ["Tensor", "host_results", "host_value"]
 
 _CPU = 1  # dlpack.h, kDLCPU
 _DEVICE_NAMES = {1: "cpu", 2: "cuda", 3: "cpu", 8: "metal", 10: "rocm", 13: "cuda"}
@@ -237,3 +237,22 @@ def _numbers(value: Any, dtype: np.dtype[Any] | None) -> np.ndarray[Any, Any]:
     if not held.all():
         raise ValueError(f"it holds a number that {dtype.name} cannot hold")
     return converted
+
+
+def host_results(results: Sequence[Any], values: Sequence[Any]) -> list[Any]:
+    """What functions on NumPy arrays gave, as host values: arrays rather than NumPy's numbers, strings as objects, and nothing that lies
+    in the memory of an input, since a caller may write to what he was given."""
+    inputs = [one for value in values for one in (value if isinstance(value, list) else [value]) if isinstance(one, np.ndarray)]
+    return [_host_result(result, inputs) for result in results]
+
+
+def _host_result(result: Any, inputs: Sequence[np.ndarray[Any, Any]]) -> Any:
+    if isinstance(result, (list, tuple)):
+        return [_host_result(one, inputs) for one in result]
+    if isinstance(result, np.generic):
+        result = np.asarray(result)
+    if not isinstance(result, np.ndarray):
+        return result
+    if result.dtype.kind in "UT":
+        return result.astype(object)
+    return result.copy() if any(np.may_share_memory(result, one) for one in inputs) else result

@@ -1,6 +1,6 @@
 """Shape inference by onnx, with a rail where it would take the process with it.
 
-Four operators' inference reads the type of their input without asking whether it has one (onnx 1.23; in C++, so that it is a crash and no
+Five operators' inference reads the type of their input without asking whether it has one (onnx 1.23; in C++, so that it is a crash and no
 exception), which is so wherever an operator that onnx does not know comes before them. They are hidden from it until that type is known.
 """
 
@@ -16,7 +16,9 @@ from turnout.formats.tidy import bodies
 
 __all__ = ["infer"]
 
-_CRASHING = frozenset({"DictVectorizer", "EyeLike", "LabelEncoder", "RegexFullMatch"})
+_CRASHING = frozenset({"DictVectorizer", "EyeLike", "LabelEncoder", "RegexFullMatch", "TreeEnsemble"})
+_LONG = 1 << 16
+"""onnx's propagation of shapes' values takes every vector for a shape, and holds an object for each of its elements."""
 _HIDDEN = "hidden from inference: "
 
 log = logging.getLogger("turnout")
@@ -38,10 +40,24 @@ def infer(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _infer(model: onnx.ModelProto) -> onnx.ModelProto:
     try:
-        return onnx.shape_inference.infer_shapes(model, data_prop=True)
+        inferred = onnx.shape_inference.infer_shapes(model)
+        if _longest_vector(inferred) > _LONG:
+            return inferred
+        return onnx.shape_inference.infer_shapes(inferred, data_prop=True)
     except Exception as error:  # the C++ library raises many kinds; a model whose shapes it cannot infer may still run
         log.info("shape inference gave up: %s", error)
         return model
+
+
+def _longest_vector(model: onnx.ModelProto) -> int:
+    """The length of the longest value of one dimension."""
+    lengths = [0]
+    for graph in _graphs(model.graph):
+        for value in (*graph.input, *graph.value_info, *graph.output):
+            dims = value.type.tensor_type.shape.dim
+            if len(dims) == 1:
+                lengths.append(dims[0].dim_value)
+    return max(lengths)
 
 
 def _hide(model: onnx.ModelProto) -> set[str]:

@@ -57,9 +57,10 @@ class OnnxSource(Source):
         self._given = given
         self.path = given if isinstance(given, Path) else None
         self.name = _name_of(given)
+        self._mended = False
 
     def file(self) -> Path | bytes | None:
-        if isinstance(self._given, (Path, bytes)):
+        if isinstance(self._given, (Path, bytes)) and not self._mended:
             return self._given
         return None
 
@@ -70,6 +71,7 @@ class OnnxSource(Source):
             raise InvalidModel(f"{self.name}: {error.message}", hint=error.hint) from error.__cause__
 
     def _model(self) -> ir.Model:
+        from turnout.formats.check import check_functions, check_nodes, check_reads, mend
         from turnout.formats.infer import infer
         from turnout.formats.tidy import check_names, check_tensors, tidy_graph
 
@@ -78,6 +80,9 @@ class OnnxSource(Source):
             raise InvalidModel("there is no graph in it, or no operator set", hint=f"turnout reads {_SEEN_VERSIONS}")
         _check_opset(skeleton)
         tidy_graph(skeleton.graph)
+        check_functions(skeleton)
+        check_nodes(skeleton)
+        self._mended = mend(skeleton)
         check_tensors(skeleton.graph, self.path)
         weights |= self._take_external(skeleton.graph)
         inputs = [info.name for info in skeleton.graph.input]
@@ -86,6 +91,8 @@ class OnnxSource(Source):
         model = _deserialize(infer(skeleton))
         if in_order is False:
             _sort(model.graph)
+        for graph in (model.graph, *(function.graph for function in model.functions.values())):
+            check_reads(graph)
         _settle(model, weights, inputs)
         if self.path is not None:
             _map_inner(model, self.path.parent)
@@ -181,7 +188,9 @@ def _check_opset(model: onnx.ModelProto) -> None:
     import onnx.defs
 
     newest = onnx.defs.onnx_opset_version()
-    for entry in model.opset_import:
+    for entry in (*model.opset_import, *(entry for function in model.functions for entry in function.opset_import)):
+        if not isinstance(entry.domain, str) or not 0 <= entry.version < 1 << 31:
+            raise InvalidModel(f"it asks for operator set {entry.version} of {entry.domain!r}", hint="export the model again")
         if entry.domain in ("", "ai.onnx") and not 1 <= entry.version <= newest:
             raise InvalidModel(
                 f"its operator set is {entry.version}, and the installed onnx knows 1 to {newest}",

@@ -109,7 +109,7 @@ def _dense(sparse: onnx.SparseTensorProto, name: str) -> onnx.TensorProto:
             dense.reshape(-1)[indices] = values
         else:
             dense[tuple(indices.T)] = values
-    except (ValueError, TypeError, IndexError, MemoryError) as error:
+    except Exception as error:  # onnx's readers raise whatever Python raises
         raise InvalidModel(f"the sparse tensor {name!r} contradicts itself: {error}", hint="export the model again") from None
     return onnx.numpy_helper.from_array(dense, name)
 
@@ -241,6 +241,8 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
 def _check_external_tensor(tensor: onnx.TensorProto, model: Path | None) -> None:
     where = {entry.key: entry.value for entry in tensor.external_data}
     location = where.get("location", "")
+    if not isinstance(location, str) or "\0" in location:
+        raise InvalidModel(f"weight {tensor.name!r} is kept in {location!r}, which is no file's name", hint="export the model again")
     what = f"weight {tensor.name!r} is kept in {location!r}"
     if model is None:
         raise InvalidModel(f"{what}, but the model was given as bytes", hint="load it by its path")

@@ -46,10 +46,13 @@ class OrtProvider(Provider):
             raise Unavailable(f"ONNX Runtime {version} here has no {self.ep}, only {', '.join(built)}", hint=self.hint)
 
     def supports(self, node: ir.Node, graph: ir.Graph, device: Device) -> Yes | No:
+        from turnout_ort.quirks import quirk
         from turnout_ort.registry import registry
 
         kernels = registry(self.ep)
-        return kernels.verdict(node) if kernels else self._try(node, graph, device)
+        verdict = kernels.verdict(node) if kernels else self._try(node, graph, device)
+        wrong = quirk(node) if verdict and self.ep == _CPU else None
+        return verdict if wrong is None else wrong
 
     def _try(self, node: ir.Node, graph: ir.Graph, device: Device) -> Yes | No:
         """The verdict of a session of this one node: a provider that compiles registers no kernels."""
@@ -68,8 +71,10 @@ class OrtProvider(Provider):
 
     def compile(self, graph: ir.GraphView, device: Device, options: BaseModel | None) -> Executable:
         from turnout_ort.build import build
+        from turnout_ort.empty import guarded
 
-        return build(graph, lambda: self.session_options(device, options))
+        built = build(graph, lambda: self.session_options(device, options))
+        return guarded(built, graph) if self.ep == _CPU else built
 
     def session_options(self, device: Device, options: BaseModel | None, *, strict: bool = True) -> Any:
         """New SessionOptions. `strict` forbids ONNX Runtime to move a node to its CPU provider."""
