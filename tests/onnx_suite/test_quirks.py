@@ -128,7 +128,8 @@ def test_a_row_is_true_of_what_ends_the_process_and_turnout_outlives_it(row: Qui
 @pytest.mark.parametrize("operator", ["GRU", "LSTM"])
 def test_an_empty_batch_that_only_the_run_knows_of_is_refused(operator: str) -> None:
     gates = {"GRU": 12, "LSTM": 16}[operator]
-    text = f"float[T,B,3] x, float[1,{gates},3] w, float[1,{gates},4] r) => (float[T,1,B,4] y) {{ s = Relu(x) y = {operator}<hidden_size=4>(s, w, r) }}"
+    body = f"{{ s = Relu(x) y = {operator}<hidden_size=4>(s, w, r) }}"
+    text = f"float[T,B,3] x, float[1,{gates},3] w, float[1,{gates},4] r) => (float[T,1,B,4] y) {body}"
     model = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 21]> g ({text}')
     feed = {"w": np.ones((1, gates, 3), np.float32), "r": np.ones((1, gates, 4), np.float32)}
     empty = {**feed, "x": np.ones((2, 0, 3), np.float32)}

@@ -115,9 +115,7 @@ def _vetoed(run: Run, assignment: Assignment, candidates: Sequence[Candidate]) -
             continue
         saved = _copy_seconds(run, assignment, run.candidate.device) - _copy_seconds(run, assignment, other.device)
         if saved > 0 and there - here < saved:
-            reason = (
-                f"vetoed: {_micro(there - here)} gained over {other.name} would be less than the {_micro(saved)} that its copies cost"
-            )
+            reason = f"vetoed: {_micro(there - here)} gained over {other.name} would be less than the {_micro(saved)} that its copies cost"
             _move(run, assignment, other, reason)
             return True
     return False
