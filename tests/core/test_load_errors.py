@@ -110,11 +110,18 @@ def test_impostors(name: str, ending: str | None, tmp_path: Path) -> None:
     assert ("<bytes>" if ending is None else path.name) in error.message
 
 
-@pytest.mark.parametrize("content", [b"GGUF\x03\x00\x00\x00", b"PNG....", b"\x00" * 64, b"TFL3", "Übersicht".encode()])
+@pytest.mark.parametrize("content", [b"PNG....", b"\x00" * 64, b"TFL3", "Übersicht".encode()])
 def test_unknown_formats(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_bytes(content)
     error = fails(UnknownFormat, "model.bin", call=lambda: turnout.load(tmp_path / "model.bin"))
-    assert ("turnout-gguf" if content.startswith(b"GGUF") else "onnx") in error.hint
+    assert "onnx" in error.hint
+
+
+def test_a_gguf_file_without_its_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("turnout.formats.choose.plugins.calls", lambda hook: iter(()))
+    (tmp_path / "model.gguf").write_bytes(b"GGUF\x03\x00\x00\x00")
+    error = fails(UnknownFormat, "model.gguf", call=lambda: turnout.load(tmp_path / "model.gguf"))
+    assert "turnout-gguf" in error.hint
 
 
 @pytest.mark.parametrize("content", [b"onnx is a format", b"\x08", b"\x08\x0a", b"\x08\x0a\x3a\x00", b"\x08\x0a\x3a\x00\x42\x02\x10\x15"])

@@ -375,9 +375,11 @@ class HonestyInputs(Clean):
 class HonestyAliasing(Clean):
     """Gives a view of its input."""
 
-    @kernel("Reshape", since=14, dtypes=NUMBERS)
-    def reshape(self, x: Array, shape: Array, allowzero: int = 0) -> Array:
-        return np.reshape(x, super().reshape(x, shape, allowzero).shape)
+    def compile(self, graph: ir.GraphView, device: Device, options: Any) -> Executable:
+        right = super().compile(graph, device, options)
+        if [node.op_type for node in graph] != ["Reshape"]:
+            return right
+        return _Wrapped(right, lambda right, values: [values[0].reshape(right.run(values)[0].shape)])
 
 
 class HonestyStrangers(Clean):
