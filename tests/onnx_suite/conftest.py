@@ -6,19 +6,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from _pytest.terminal import TerminalReporter
 
 Record = Callable[[str, str], None]
 
+_SLOW = ("test_onnx_cases.py", "test_onnx_runner.py")
 RESULTS: dict[str, list[str]] = {}
 """Case to what stands against it, for each way in which it was loaded; "" where nothing does."""
-REPORTER = pytest.StashKey[pytest.TerminalReporter]()
+REPORTER = pytest.StashKey[TerminalReporter]()
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """ONNX takes eight seconds to make its cases; nobody pays for them who did not ask for them."""
     chosen = config.option.markexpr
     wanted = not chosen or ("onnx_suite" in chosen and "not onnx_suite" not in chosen)
-    return True if collection_path.name.startswith("test_cases") and not wanted else None
+    return True if collection_path.name in _SLOW and not wanted else None
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +33,7 @@ def record() -> Record:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    if isinstance(reporter, pytest.TerminalReporter):
+    if isinstance(reporter, TerminalReporter):
         session.config.stash[REPORTER] = reporter
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from cases import Case
+from onnx_cases import Case
 
 import turnout
 

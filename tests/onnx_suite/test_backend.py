@@ -1,4 +1,4 @@
-"""turnout as an ONNX backend: its functions one by one. (ONNX's own runner over it is in test_cases_by_onnx_runner.py.)"""
+"""turnout as an ONNX backend: its functions one by one. (ONNX's own runner over it is in test_onnx_runner.py.)"""
 
 from __future__ import annotations
 

@@ -222,7 +222,10 @@ LETHAL: dict[str, Callable[[], list[Witness]]] = {
     "ends the process where this operator gets a tensor": lambda: [lethal(DFT, x=NUMBER), lethal(REVERSE, x=NUMBER, n=np.array([1, 2]))],
     "ends the process where GridSample": lambda: [lethal(GRID, x=NUMBER, at=NUMBER)],
     "ends the process where Attention": lambda: [lethal(PAST, q=QUERY, k=QUERY, v=QUERY, pk=NUMBER, pv=NUMBER)],
-    "ends the process where STFT": lambda: [lethal(SIGNAL, x=NUMBER, step=np.array(4), length=np.array(8))],
+    "ends the process where STFT's": lambda: [
+        lethal(SIGNAL.replace("[] x", "[1,16,1] x"), x=floats(1, 16, 1), step=np.array(1), length=np.array(0)),
+    ],
+    "ends the process where STFT gets": lambda: [lethal(SIGNAL, x=NUMBER, step=np.array(4), length=np.array(8))],
     "ends the process unless STFT": lambda: [
         lethal(WINDOW.replace("[W]", "[0]"), x=floats(1, 16, 1), window=np.ones(0, np.float32), step=np.array(4)),
         lethal(WINDOW.replace("[W]", ""), x=floats(1, 16, 1), window=NUMBER, step=np.array(4)),
@@ -249,12 +252,12 @@ WITNESSES: dict[str, list[Callable[[], Witness]]] = {
         lambda: Attention(mode=2, mask=HIDING).witness(),
         lambda: Attention(mode=2, valid=np.array([2, 4])).witness(),
     ],
-    "mistakes modes 1 and 2": [
+    "gives Attention's qk_matmul_output after": [
         lambda: Attention(mode=1, mask=floats(3, 5)).witness(),
         lambda: Attention(mode=1, softcap=2.0).witness(),
-        lambda: Attention(mode=2, mask=floats(3, 5)).witness(),
     ],
     "applies Attention's softcap after": [lambda: Attention(softcap=2.0, mask=floats(3, 5)).witness()],
+    "does not look at": [lambda: Attention(valid=np.array([3, 5])).witness()],
     "puts Attention's causal mask": [lambda: Attention(causal=True, valid=np.array([4, 5])).witness()],
     "refuses Attention with a mask per query head": [lambda: Attention(queries=4, mask=floats(2, 4, 3, 5)).witness()],
     "refuses Attention with a mask for fewer keys": [lambda: Attention(mask=floats(3, 4), valid=np.array([3, 4])).witness()],
@@ -283,8 +286,12 @@ NEAR: dict[str, list[Callable[[], Witness]]] = {
         lambda: Attention(mode=0, causal=True, softcap=2.0).witness(),
         lambda: Attention(mode=2, mask=floats(3, 5)).witness(),
     ],
-    "mistakes modes 1 and 2": [lambda: Attention(mode=0, mask=floats(3, 5)).witness()],
+    "gives Attention's qk_matmul_output after": [
+        lambda: Attention(mode=0, mask=floats(3, 5)).witness(),
+        lambda: Attention(mode=2, mask=floats(3, 5)).witness(),
+    ],
     "applies Attention's softcap after": [lambda: Attention(mask=floats(3, 5)).witness()],
+    "does not look at": [lambda: Attention(causal=True).witness()],
     "puts Attention's causal mask": [lambda: Attention(valid=np.array([4, 5])).witness()],
     "refuses Attention with a mask per query head": [lambda: Attention(queries=4, mask=floats(3, 5)).witness()],
     "refuses Attention with a mask for fewer keys": [lambda: Attention(mask=HIDING).witness()],

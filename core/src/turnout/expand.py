@@ -6,7 +6,7 @@ import onnx
 import onnx.inliner
 
 from turnout.errors import InvalidModel
-from turnout.graph import captures, ir, subgraphs
+from turnout.graph import captures, ir, subgraphs, type_name
 from turnout.operator import operator_of
 
 __all__ = ["body_of", "expand_local_functions", "is_expanded", "mark_expanded", "splice"]
@@ -92,6 +92,8 @@ def _schema_body(node: ir.Node, schema: onnx.defs.OpSchema) -> bytes | None:
         return None
     try:
         if schema.has_context_dependent_function:
+            if not all(value is None or type_name(value) for value in node.inputs):
+                return None  # onnx's own builders read the types without asking whether there are any
             types = [onnx.TypeProto() if value is None else ir.serde.serialize_value(value).type for value in node.inputs]
             proto = ir.serde.serialize_node(node)
             at = max((one for one in schema.context_dependent_function_opset_versions if one <= version), default=None)

@@ -61,6 +61,9 @@ def _form(domain: str, op_type: str, version: int) -> _Form | None:
 def check_nodes(model: onnx.ModelProto) -> None:
     """Raises InvalidModel where a node, in bodies and functions too, has not the form that its operator asks for."""
     own = {(function.domain, function.name) for function in model.functions}
+    for title, node in _all(model.graph.node):
+        if any(attribute.ref_attr_name for attribute in node.attribute):
+            raise InvalidModel(f"{title} refers to an attribute of a function, and stands in none", hint=_AGAIN)
     places: list[tuple[Any, Any]] = [(model.graph.node, model.opset_import)]
     places += [(function.node, function.opset_import or model.opset_import) for function in model.functions]
     for nodes, imports in places:
@@ -109,43 +112,52 @@ def _misfit_attributes(node: onnx.NodeProto, form: _Form) -> str:
         wanted = form.attributes.get(attribute.name, kind)
         if kind not in (wanted, "UNDEFINED"):
             return f"has {attribute.name!r} of kind {kind}, and the operator takes {wanted}"
+        if kind in ("GRAPH", "GRAPHS") and attribute.ref_attr_name:
+            return f"takes {attribute.name!r} from an attribute of its function, which turnout does not do with graphs"
         if kind == "TENSOR" and not attribute.HasField("t") and not attribute.ref_attr_name:
             return f"has {attribute.name!r} without a tensor in it"
     missing = [name for name in form.needed_attributes if name not in found]
     return f"has no attribute {missing[0]!r}, which the operator needs" if missing else ""
 
 
-def _value(node: onnx.NodeProto, name: str, default: Any) -> Any:
-    given = next((one for one in node.attribute if one.name == name and not one.ref_attr_name), None)
-    return default if given is None else onnx.helper.get_attribute_value(given)
+def _given(node: onnx.NodeProto, name: str) -> onnx.AttributeProto | None:
+    return next((one for one in node.attribute if one.name == name and not one.ref_attr_name), None)
 
 
 def _split(node: onnx.NodeProto) -> str:
-    wanted = _value(node, "num_outputs", None)
-    return "" if wanted in (None, len(node.output)) else f"has {len(node.output)} outputs, and num_outputs is {wanted}"
+    wanted = _given(node, "num_outputs")
+    return "" if wanted is None or wanted.i == len(node.output) else f"has {len(node.output)} outputs, and num_outputs is {wanted.i}"
 
 
 def _gather_nd(node: onnx.NodeProto) -> str:
-    batch_dims = _value(node, "batch_dims", 0)
-    return f"has {batch_dims} batch dimensions" if batch_dims < 0 else ""
+    batch_dims = _given(node, "batch_dims")
+    return f"has {batch_dims.i} batch dimensions" if batch_dims is not None and batch_dims.i < 0 else ""
 
 
 def _layer_normalization(node: onnx.NodeProto) -> str:
-    axis = _value(node, "axis", -1)
-    return "" if -(2**31) <= axis < 2**31 else f"has the axis {axis}"
+    axis = _given(node, "axis")
+    return "" if axis is None or -(2**31) <= axis.i < 2**31 else f"has the axis {axis.i}"
 
 
 def _scan(node: onnx.NodeProto) -> str:
-    count = _value(node, "num_scan_inputs", 1)
-    return "" if 1 <= count <= len(node.input) else f"has {len(node.input)} inputs, and num_scan_inputs is {count}"
+    count = _given(node, "num_scan_inputs")
+    if count is None or 1 <= count.i <= len(node.input):
+        return ""
+    return f"has {len(node.input)} inputs, and num_scan_inputs is {count.i}"
+
+
+_TERM = rb"[A-Za-z]*(?:\.\.\.[A-Za-z]*)?"
+_EQUATION = re.compile(_TERM + rb"(?:," + _TERM + rb")*(?:->" + _TERM + rb")?")
 
 
 def _einsum(node: onnx.NodeProto) -> str:
-    equation = _value(node, "equation", b"")
-    return "" if re.fullmatch(rb"[A-Za-z,.>\s-]*", equation) else f"has the equation {equation!r}"
+    equation = _given(node, "equation")
+    if equation is None or _EQUATION.fullmatch(equation.s.replace(b" ", b"")):
+        return ""
+    return f"has the equation {equation.s!r}"
 
 
-# operators of ONNX's own whose attributes can be such that onnx's inference (1.23) or ONNX Runtime (1.32) dies of them
+# operators of ONNX's own whose attributes can be such that onnx's inference (1.23) or ONNX Runtime (1.32) dies of them, or never ends
 _CRASHES: Mapping[str, Callable[[onnx.NodeProto], str]] = {
     "Einsum": _einsum,
     "GatherND": _gather_nd,
@@ -190,6 +202,9 @@ def check_functions(model: onnx.ModelProto) -> None:
             raise InvalidModel(f"the function {name!r} holds a name that is no text", hint="fetch or export the file again; it is damaged")
         if len(set(function.input)) < len(function.input) or len(set(function.output)) < len(function.output):
             raise InvalidModel(f"the function {domain}::{name} has two inputs or outputs of one name", hint=_AGAIN)
+        made = {*function.input, *(text for node in function.node for text in node.output)}
+        if lacking := [text for text in function.output if text not in made]:
+            raise InvalidModel(f"the function {domain}::{name} gives {lacking[0]!r}, which nothing in it defines", hint=_AGAIN)
     sizes: dict[Key, int] = {}
     total = sum(_size(node, functions, sizes, ()) for node in model.graph.node) if functions else 0
     if total > _NODES:

@@ -248,7 +248,7 @@ def _check_external_tensor(tensor: onnx.TensorProto, model: Path | None) -> None
         raise InvalidModel(f"{what}, but the model was given as bytes", hint="load it by its path")
     _check_inside(location, model, what)
     path = model.parent / location
-    if not path.is_file():
+    if not _is_file(path):
         raise InvalidModel(f"{what}, and there is no such file beside the model", hint=f"put {location} into {model.parent}")
     try:
         offset, length = int(where.get("offset", 0)), int(where.get("length", -1))
@@ -264,6 +264,13 @@ def _check_external_tensor(tensor: onnx.TensorProto, model: Path | None) -> None
             f"{what} at bytes {offset} to {offset + length}, but that file has {available}",
             hint="the download or copy did not finish; fetch it again",
         )
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that no file can have
+        return False
 
 
 def _check_inside(location: str, model: Path, what: str) -> None:

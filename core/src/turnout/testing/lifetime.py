@@ -24,8 +24,8 @@ __all__ = ["lifetime"]
 LOADS = 100
 WEIGHT = 512
 """Rows of the weight that each of the loads brings: one MB of float32."""
-GROWTH = 24e6
-"""Bytes that the process may grow over all loads, each of 1 MB: room for allocators that keep what they had, but not for a leak."""
+GROWTH = 60e6
+"""Bytes that the process may grow over a hundred loads of 1 MB: room for allocators that keep what they had, but not for a leak."""
 THREADS, RUNS = 8, 25
 
 

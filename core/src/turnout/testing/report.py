@@ -3,7 +3,7 @@
     python -m turnout.testing.report docs/operators.md --provider cpu --provider toy
 
 Every operator of the installed onnx is asked about at its newest definition, and where that is refused at older ones: bare, with each
-element type of its first type parameter, and as the made cases have it. A type counts as taken where any of them is. Nothing is run,
+element type of its first type parameter, and as the kit's cases have it. A type counts as taken where any of them is. Nothing is run,
 and nothing of the machine is written.
 """
 
@@ -23,9 +23,11 @@ import onnx.defs
 from turnout.device import Device
 from turnout.graph import ir
 from turnout.provider import No, Provider
+from turnout.testing.case import Case
 from turnout.testing.finding import find
 from turnout.testing.made import groups
 from turnout.testing.made.draw import DTYPES, dtypes_of
+from turnout.testing.onnx_cases import onnx_cases
 
 __all__ = ["PROVIDERS", "report", "versions", "write"]
 
@@ -163,11 +165,11 @@ def _answer(schema: Any, provider: Provider, device: Device) -> _Answer:
 def _asked(schema: Any, provider: Provider, device: Device) -> tuple[list[str], list[str]]:
     taken, reasons = [], []
     for name in _types(schema):
-        said = [*_bare(schema, name, provider, device), *_made(schema, name, provider, device)]
-        if any(reason is None for reason in said):
+        bare = _bare(schema, name, provider, device)
+        if bare is None or any(reason is None for reason in _in_cases(schema, name, provider, device)):
             taken.append(name)
         else:
-            reasons += [reason for reason in said[:1] if reason is not None]
+            reasons.append(bare)
     return taken, reasons
 
 
@@ -180,7 +182,7 @@ def _before(schema: Any) -> Any:
     return found if found.since_version >= 7 and not found.deprecated else None
 
 
-def _bare(schema: Any, dtype: str, provider: Provider, device: Device) -> Iterator[str | None]:
+def _bare(schema: Any, dtype: str, provider: Provider, device: Device) -> str | None:
     """The provider's refusal of the operator with inputs of that type and no shapes; None where it takes it."""
     node = ir.Node(
         schema.domain,
@@ -193,7 +195,7 @@ def _bare(schema: Any, dtype: str, provider: Provider, device: Device) -> Iterat
         ],
     )
     graph = ir.Graph([], node.outputs, nodes=[node], opset_imports={schema.domain: schema.since_version}, name="bare")
-    yield _refusal(provider, node, graph, device)
+    return _refusal(provider, node, graph, device)
 
 
 def _refusal(provider: Provider, node: ir.Node, graph: ir.Graph, device: Device) -> str | None:
@@ -241,19 +243,21 @@ def _attribute(attribute: Any) -> ir.Attr:
     return ir.AttrTensor(attribute.name, ir.tensor([1.0]))
 
 
-def _made(schema: Any, dtype: str, provider: Provider, device: Device) -> Iterator[str | None]:
-    """The provider's refusals of the first made case of the operator and type, where there is one."""
-    for group in _groups().get((schema.domain, schema.name, schema.since_version, dtype), ()):
-        graph = group.cases[0].model.graph
+def _in_cases(schema: Any, dtype: str, provider: Provider, device: Device) -> Iterator[str | None]:
+    """The provider's refusals of the operator as cases of the type have it: with shapes, and constants where it wants some."""
+    for case in _cases().get((schema.domain, schema.name, schema.since_version, f"tensor({dtype})"), ()):
+        graph = case.model.graph
         for node in graph:
             yield _refusal(provider, node, graph, device)
 
 
 @functools.cache
-def _groups() -> dict[tuple[str, str, int, str], list[Any]]:
-    found: dict[tuple[str, str, int, str], list[Any]] = {}
-    for group in groups():
-        found.setdefault(group.cases[0].operators[0] + (group.dtype,), []).append(group)
+def _cases() -> dict[tuple[str, str, int, str], list[Case]]:
+    """Cases of a single node, by operator and type of its first input: the first made one of each type, and ONNX's own."""
+    found: dict[tuple[str, str, int, str], list[Case]] = {}
+    for case in (*(group.cases[0] for group in groups()), *onnx_cases()):
+        if len(case.operators) == 1 and case.type:
+            found.setdefault((*case.operators[0], case.type), []).append(case)
     return found
 
 

@@ -264,6 +264,11 @@ def _has_bad_window(node: ir.Node) -> bool:
     return window is not None and (dims is None or len(dims) != 1 or 0 in dims)
 
 
+def _has_unsure_length(node: ir.Node) -> bool:
+    length = _constant(_input(node, 3))
+    return _input(node, 3) is not None and (length is None or length.size != 1 or int(length.reshape(-1)[0]) < 1)
+
+
 def fragile(node: ir.Node) -> ir.Value | None:
     """The value that must not be empty when the node runs, or the process ends; None where there is none."""
     if node.domain not in ("", "ai.onnx"):
@@ -349,6 +354,11 @@ QUIRKS: Sequence[Quirk] = (
     ),
     Quirk(
         ("STFT",),
+        "ends the process where STFT's frames have the length 0, and the model does not say which length they will have",
+        _has_unsure_length,
+    ),
+    Quirk(
+        ("STFT",),
         "ends the process unless STFT's window is a vector with something in it",
         _has_bad_window,
     ),
@@ -363,8 +373,8 @@ QUIRKS: Sequence[Quirk] = (
     ),
     Quirk(
         ("Attention",),
-        "mistakes modes 1 and 2 of Attention's qk_matmul_output for each other",
-        lambda node: _scores_mode(node) in (1, 2) and (_capped(node) or _biased(node)),
+        "gives Attention's qk_matmul_output after the mask in mode 1, which asks for it before",
+        lambda node: _scores_mode(node) == 1 and (_capped(node) or _biased(node)),
         until=(1, 27),
     ),
     Quirk(
@@ -373,6 +383,13 @@ QUIRKS: Sequence[Quirk] = (
         lambda node: _capped(node) and _biased(node),
         until=(1, 27),
         evidence=("test_attention_4d_with_qk_matmul_softcap", "test_attention_4d_softcap_neginf_mask"),
+    ),
+    Quirk(
+        ("Attention",),
+        "does not look at Attention's nonpad_kv_seqlen",
+        lambda node: _input(node, 6) is not None,
+        until=(1, 25),
+        evidence=("test_attention_4d_gqa_causal_nonpad_decode",),
     ),
     Quirk(
         ("Attention",),
