@@ -18,8 +18,9 @@ from turnout_ort import OrtProvider
 from turnout_ort.quirks import quirk
 from turnout_ort.registry import schemas
 
-# operators with a kernel that refuses attribute values when it is made: layout=1, and locales that the system lacks
-_PICKY = {"GRU", "LSTM", "RNN", "StringNormalizer"}
+# operators with a kernel that refuses attribute values when it is made: layout=1, locales that the system lacks, and, in ONNX Runtime
+# before 1.27, some of Attention's
+_PICKY = {"GRU", "LSTM", "RNN", "StringNormalizer", "Attention"}
 
 _RELU = '<ir_version: 10, opset_import: ["" : {opset}]> g ({type}[2] x) => ({type}[2] y) {{ y = {op}(x) }}'
 
