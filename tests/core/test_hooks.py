@@ -114,7 +114,7 @@ def test_a_plugin_adds_a_format(plugin):
         def accepts(self, head: bytes, name: str) -> bool:
             return head.startswith(b"BACKWARDS")
 
-        def open(self, file) -> Source:
+        def open(self, file, *, accuracy="fast", options=None) -> Source:
             return OnnxSource(file[len(b"BACKWARDS") :][::-1])
 
     class Hooks:
@@ -176,7 +176,7 @@ def test_options_are_checked_by_the_provider():
     with pytest.raises(turnout.TurnoutError, match="threads") as caught:
         turnout.load(RELU, device="cpu", options={"cpu": {"threads": "many"}})
     assert "its options are" in caught.value.hint
-    with pytest.raises(turnout.TurnoutError, match="no installed provider of that name"):
+    with pytest.raises(turnout.TurnoutError, match="nothing installed of that name"):
         turnout.load(RELU, device="cpu", options={"cpuu": {}})
     with turnout.load(RELU, device="cpu", options={"cpu": {"threads": 1}}) as model:
         assert model.run(x=[1, -1])

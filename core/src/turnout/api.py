@@ -6,7 +6,7 @@ import logging
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from turnout import plugins
 from turnout.device import Device
@@ -33,30 +33,35 @@ def load(
     model: Any,
     *,
     device: str | Sequence[str] | None = None,
+    accuracy: Literal["fast", "exact"] = "fast",
     options: Mapping[str, Any] | None = None,
 ) -> Model:
     """Reads, plans and compiles a model.
 
-    model: a path, the file's bytes, an `onnx.ModelProto` or an `onnx_ir.Model`.
+    model: a path (of a file, or of a folder that a format knows), the file's bytes, an `onnx.ModelProto` or an `onnx_ir.Model`.
     device: None lets turnout choose, best first, with the reference provider as the last resort. A name ("cuda", "cuda:1") is a
         demand: every node runs there, or NoProvider. A list is a permission: these devices, in this order, and no other.
-    options: a section per provider, checked by the provider: `{"cpu": {"threads": 2}}`.
+    accuracy: what a format may do where the file leaves it open, as GGUF does: "fast" lets products round their activations to 8 bits,
+        "exact" computes in float32 throughout. An ONNX file says itself what it computes.
+    options: a section per provider or format, checked by its owner: `{"cpu": {"threads": 2}}`.
 
     Raises UnknownFormat and InvalidModel for what is no model, NoSuchDevice and NoProvider for what cannot be had, CompileError where
-    the one device that was named fails to build what it had claimed, InvalidInput for options that no provider knows.
+    the one device that was named fails to build what it had claimed, InvalidInput for options that nobody knows.
     """
     start = time.perf_counter()
     from turnout.explain import explanation
     from turnout.formats import open_source
     from turnout.model import Model
 
+    if accuracy not in ("fast", "exact"):
+        raise InvalidInput(f"accuracy={accuracy!r} is neither 'fast' nor 'exact'", hint="'fast' is the default")
     candidates, not_used = _candidates(device)
     checked = _options(options or {})
-    source = open_source(model)
+    source = open_source(model, accuracy=accuracy, options=checked)
     name = source.name
     candidates = _ranked(candidates, source.name) if device is None else candidates
     plan, program = _compile(source, candidates, not_used, checked)
-    made = Model(source.name, plan, program, lambda: explanation(name, plan))
+    made = Model(source.origin(), plan, program, lambda: explanation(name, plan))
     plan.release_weights()
     seconds = time.perf_counter() - start
     _say(made, plan, seconds, automatic=device is None)
@@ -153,14 +158,17 @@ def _offered(probed: Probed) -> str:
 
 
 def _options(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Each provider's section as its own model; sections that nobody knows are errors, since a misspelt one would be ignored."""
+    """Each owner's section as its own model; sections that nobody knows are errors, since a misspelt one would be ignored."""
+    from turnout.formats.choose import formats
+
     if not isinstance(given, Mapping):
-        raise InvalidInput(f"options={given!r} is no mapping", hint='a section per provider: {"cpu": {"threads": 2}}')
-    known = {one.name: one.Options for one in plugins.providers() if one.Options is not None}
+        raise InvalidInput(f"options={given!r} is no mapping", hint='a section per provider or format: {"cpu": {"threads": 2}}')
+    owners: list[Any] = [*formats(), *plugins.providers()]
+    known = {one.name: one.Options for one in owners if one.Options is not None}
     for name in given:
         if name not in known:
             have = ", ".join(sorted(known)) or "none"
-            raise InvalidInput(f"options for {name!r}, but no installed provider of that name takes any", hint=f"these do: {have}")
+            raise InvalidInput(f"options for {name!r}, but nothing installed of that name takes any", hint=f"these do: {have}")
     return {name: _section(name, kind, given.get(name, {})) for name, kind in known.items()}
 
 

@@ -20,7 +20,7 @@ __all__ = ["Body", "runner"]
 class Body(Protocol):
     """A compiled body: one host value per input, then per captured value; one per output."""
 
-    def run(self, values: Sequence[Any]) -> list[Any]: ...
+    def run(self, values: Sequence[Any], out: Sequence[Any] | None = None) -> list[Any]: ...
 
 
 Runner = Callable[[Sequence[Any], Sequence[Any]], list[Any]]

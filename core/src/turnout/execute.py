@@ -11,7 +11,7 @@ from turnout import control
 from turnout.device import HOST, Device
 from turnout.errors import CompileError, OutOfMemory, RunError, TurnoutError
 from turnout.expand import is_expanded
-from turnout.graph import constant_array, ir, is_constant, label, partition
+from turnout.graph import alias_of, constant_array, ir, is_constant, label, partition
 from turnout.ledger import Candidate
 from turnout.plan import Control, Partition, Plan
 from turnout.provider import Executable
@@ -52,12 +52,20 @@ class Program:
         self._steps: list[Step] = []
         self._inputs: list[int] = []
         self._outputs: list[int] = []
+        self._in_place: dict[int, int] = {}
+        """Outputs that a step can write into the memory of an input, each with the slot where the step looks for the buffer."""
 
-    def run(self, values: Sequence[Any]) -> list[Any]:
-        """Runs once. Raises RunError or one of its kinds."""
+    def run(self, values: Sequence[Any], out: Sequence[Any] | None = None) -> list[Any]:
+        """Runs once. Raises RunError or one of its kinds.
+
+        out: a buffer or None per output. One that is also an input is written to if that can be done in place; the caller sees to the rest.
+        """
         slots = self._template.copy()
         for slot, value in zip(self._inputs, values, strict=True):
             slots[slot] = value
+        if out is not None:
+            for position, slot in self._in_place.items():
+                slots[slot] = out[position]
         for step in self._steps:
             step(slots)
         return [slots[slot] for slot in self._outputs]
@@ -149,12 +157,32 @@ class _Builder:
         for value in part.outputs:
             self.owners[value] = part.candidate
         run = guarded(executable, part.device)
+        buffers = self._places(part)
 
         def step(slots: Slots) -> None:
-            for slot, result in zip(targets, run([slots[source] for source in sources]), strict=True):
+            out = [None if place is None else slots[place] for place in buffers] if buffers else None
+            for slot, result in zip(targets, run([slots[source] for source in sources], out), strict=True):
                 slots[slot] = result
 
         self.program._steps.append(step)
+
+    def _places(self, part: Partition) -> list[int | None]:
+        """The slot of a buffer for each output of the partition that can lie in the memory of one of its inputs; [] if there is none.
+
+        That input must be read nowhere else: whoever comes later would find the output in it.
+        """
+        inputs = {value.name: value for value in self.plan.graph.inputs}
+        found: list[int | None] = []
+        for value in part.outputs:
+            source = inputs.get(alias_of(value))
+            free = part.device.on_host and source is not None and value in self.plan.graph.outputs
+            if not free or source in self.plan.graph.outputs or [step for step in self.plan.steps if source in step.inputs] != [part]:
+                found.append(None)
+                continue
+            self.program._template.append(None)
+            found.append(len(self.program._template) - 1)
+            self.program._in_place[self.plan.graph.outputs.index(value)] = len(self.program._template) - 1
+        return found if any(place is not None for place in found) else []
 
     def _compile(self, part: Partition) -> Executable:
         provider = part.candidate.provider

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 __all__ = [
+    "alias_of",
     "captures",
     "constant_array",
+    "declare_alias",
     "describe",
     "element_type",
     "ir",
@@ -61,6 +63,7 @@ else:
     ir = _import_onnx_ir()
 
 _WHOLE_FILE = "turnout.whole_file"
+_ALIAS = "turnout.alias"  # a key of a value's metadata, so that it stays with the model in a file
 
 
 def subgraphs(node: ir.Node) -> Iterator[tuple[str, ir.Graph]]:
@@ -107,6 +110,16 @@ def constant_array(value: ir.Value) -> Any:
     import numpy as np
 
     return np.array([s.decode() if isinstance(s, bytes) else s for s in array.reshape(-1)], object).reshape(array.shape)
+
+
+def declare_alias(output: ir.Value, source: ir.Value) -> None:
+    """Says that a graph's output may lie in the memory of this input, of the same type and shape (a cache that is updated in place)."""
+    output.metadata_props[_ALIAS] = source.name or ""
+
+
+def alias_of(output: ir.Value) -> str | None:
+    """The name of the input in whose memory this output may lie, None where it must have its own."""
+    return output.metadata_props.get(_ALIAS) or None
 
 
 def label(node: ir.Node, position: int) -> str:

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from turnout.errors import Closed, InvalidInput, NotGenerative, RunError
-from turnout.graph import constant_array, describe, ir
+from turnout.graph import alias_of, constant_array, describe, ir
 from turnout.provider import Executable
 from turnout.tensor import host_value
 
 if TYPE_CHECKING:
     from turnout.execute import Program
     from turnout.explain import Explanation
+    from turnout.formats import Origin
     from turnout.plan import Plan
 
 __all__ = ["Bound", "Model", "ValueInfo"]
@@ -32,6 +33,7 @@ class ValueInfo:
     dtype: NumPy dtype (ml_dtypes for bfloat16, float8, int4; object for strings), None where the model does not say.
     shape: int for a fixed dimension, str for a named one, None for an unknown one; None in all where the rank is not known.
     required: False for an input that has a default.
+    alias: of an output, the input in whose memory it may lie: `bind` takes one buffer for both, and updates it in place.
     """
 
     name: str
@@ -40,6 +42,7 @@ class ValueInfo:
     shape: tuple[int | str | None, ...] | None
     text: str
     required: bool = True
+    alias: str | None = None
 
     @classmethod
     def of(cls, value: ir.Value) -> ValueInfo:
@@ -53,7 +56,7 @@ class ValueInfo:
         numpy_dtype = None
         if known and dtype is not None:
             numpy_dtype = np.dtype(object) if dtype == ir.DataType.STRING else dtype.numpy()
-        return cls(value.name or "", kind, numpy_dtype, shape, describe(value), value.const_value is None)
+        return cls(value.name or "", kind, numpy_dtype, shape, describe(value), value.const_value is None, alias_of(value))
 
     def __str__(self) -> str:
         return self.text
@@ -62,8 +65,10 @@ class ValueInfo:
 class Model:
     """A loaded model. Made by `turnout.load`; safe to run from several threads; a context manager that closes it."""
 
-    def __init__(self, name: str, plan: Plan, program: Program, explanation: Callable[[], Explanation]) -> None:
-        self.name = name
+    def __init__(self, origin: Origin, plan: Plan, program: Program, explanation: Callable[[], Explanation]) -> None:
+        self.name = origin.name
+        self.origin = origin
+        """Where it came from: format, path, and the file's metadata."""
         self.inputs: tuple[ValueInfo, ...] = tuple(ValueInfo.of(value) for value in plan.graph.inputs)
         self.outputs: tuple[ValueInfo, ...] = tuple(ValueInfo.of(value) for value in plan.graph.outputs)
         self.fingerprint: str = plan.fingerprint
@@ -114,14 +119,18 @@ class Model:
         """The same run again and again: `bound.run()` reads the given arrays anew each time, and writes into `outputs`.
 
         outputs: output name to a writable NumPy array that takes the result; an output without one gets its own where its shape is
-        known. No input or output is copied where one partition in host memory takes the whole model. Raises InvalidInput.
+        known. No input or output is copied where one partition in host memory takes the whole model.
+        An array may be an input and the output that aliases it (`ValueInfo.alias`): it is updated in place where the device can, and
+        else when the run is over, which is also what happens where any other output is given the memory of an input.
+        Raises InvalidInput.
         """
         program = self._opened()
         if arrays:
             named = self._by_name(arrays, named)
         values = self._host_values(named)
         self._check(values)
-        bound = Bound(program, self._output_names, values, self._buffers(outputs or {}))
+        buffers = self._buffers(outputs or {})
+        bound = Bound(program, self._output_names, values, buffers, self._handed(values, buffers))
         self._bounds.add(bound)
         return bound
 
@@ -144,6 +153,21 @@ class Model:
             buffers.append(buffer)
         return buffers
 
+    def _handed(self, values: Sequence[Any], buffers: list[Any]) -> list[Any]:
+        """The buffers that may be written to while the inputs are read: `buffers` itself where those are all of them."""
+        withheld = set()
+        for one, other in _overlaps(values, buffers):
+            if one >= 0:
+                raise InvalidInput(
+                    f"outputs {self._output_names[one]!r} and {self._output_names[other]!r} were given the same memory",
+                    hint="give each output a buffer of its own",
+                )
+            source = values[-one - 1]
+            declared = self.outputs[other].alias == self._input_names[-one - 1]
+            if not (declared and _address(source) == _address(buffers[other]) and source.flags.c_contiguous):
+                withheld.add(other)
+        return [None if i in withheld else buffer for i, buffer in enumerate(buffers)] if withheld else buffers
+
     def explain(self) -> Explanation:
         """Who runs what, and why: print it, or take `.to_dict()`, `.node(name)`, `.to_html()`."""
         if self._explanation is None:
@@ -157,6 +181,24 @@ class Model:
     def chat(self, **options: Any) -> Any:
         """A conversation. Needs a decoder, and the plugin turnout-text. Raises NotGenerative."""
         return self._writer().chat(**options)
+
+    def tokenize(self, text: str, **options: Any) -> list[int]:
+        """The text's tokens. Needs a language model, and the plugin turnout-text. Raises NotGenerative."""
+        tokens: list[int] = self._writer().tokenize(text, **options)
+        return tokens
+
+    def detokenize(self, tokens: Sequence[int], **options: Any) -> str:
+        """The tokens' text. Needs a language model, and the plugin turnout-text. Raises NotGenerative."""
+        text: str = self._writer().detokenize(tokens, **options)
+        return text
+
+    def logits(self, tokens: Sequence[int]) -> np.ndarray[Any, Any]:
+        """What the model gives each possible next token after each of these, float32 [tokens, vocabulary].
+
+        Needs a language model, and the plugin turnout-text. Raises NotGenerative.
+        """
+        logits: np.ndarray[Any, Any] = self._writer().logits(tokens)
+        return logits
 
     def _writer(self) -> Any:
         from turnout import plugins
@@ -280,11 +322,11 @@ def _mismatch(value: Any, info: ValueInfo) -> str:
 class Bound:
     """A run with its buffers: made by `Model.bind`. `run()` reads the inputs as they are now and gives the outputs by name."""
 
-    def __init__(self, program: Program, names: Sequence[str], values: list[Any], buffers: list[Any]) -> None:
+    def __init__(self, program: Program, names: Sequence[str], values: list[Any], buffers: list[Any], handed: list[Any]) -> None:
         self._names = names
         self.inputs = values
         self._fixed: dict[str, Any] | None = None
-        self._call = _bound_call(program, names, values, buffers)
+        self._call = _bound_call(program, names, values, buffers, handed)
         if all(buffer is not None for buffer in buffers):
             self._fixed = dict(zip(names, buffers, strict=True))
 
@@ -294,13 +336,47 @@ class Bound:
         return self._fixed if self._fixed is not None else dict(zip(self._names, results, strict=False))
 
 
-def _bound_call(program: Program, names: Sequence[str], values: list[Any], buffers: list[Any]) -> Callable[[], Sequence[Any]]:
+def _bound_call(
+    program: Program, names: Sequence[str], values: list[Any], buffers: list[Any], handed: list[Any]
+) -> Callable[[], Sequence[Any]]:
+    """handed: the buffers that the program may write to as it runs; the others are filled when it is over."""
     direct, run = program.direct, program.run_direct
     if direct is None or run is None:
-        return lambda: _into(program.run(values), buffers, names)
+        return lambda: _into(_apart(program.run(values, handed), values), buffers, names)
     if type(direct).bind is Executable.bind:  # which may have no use for buffers
-        return lambda: _into(run(values, buffers), buffers, names)
-    return direct.bind(values, buffers)
+        return lambda: _into(_apart(run(values, handed), values), buffers, names)
+    call = direct.bind(values, handed)
+    return call if handed is buffers else lambda: _into(_apart(call(), values), buffers, names)
+
+
+def _apart(results: Sequence[Any], values: Sequence[Any]) -> list[Any]:
+    """Results, with a copy of each that is an input itself: its memory may be about to take another result."""
+    inputs = {id(value) for value in values if isinstance(value, np.ndarray)}
+    return [result.copy() if id(result) in inputs else result for result in results]
+
+
+def _address(array: np.ndarray[Any, Any]) -> tuple[Any, ...]:
+    return array.__array_interface__["data"][0], array.shape, array.dtype
+
+
+def _overlaps(values: Sequence[Any], buffers: Sequence[Any]) -> list[tuple[int, int]]:
+    """Pairs of (input or output, output) that share memory, an input counted as -1, -2 ... Empty arrays share nothing."""
+    spans = []
+    for number, array in (*((-i - 1, value) for i, value in enumerate(values)), *enumerate(buffers)):
+        if isinstance(array, np.ndarray) and array.size and array.dtype != object:
+            contiguous = array.flags.c_contiguous
+            start = array.__array_interface__["data"][0]
+            low, high = (start, start + array.nbytes) if contiguous else np.lib.array_utils.byte_bounds(array)
+            spans.append((low, high, number))
+    spans.sort()
+    found = []
+    for position, (_, end, one) in enumerate(spans):
+        for start, _, other in spans[position + 1 :]:
+            if start >= end:
+                break
+            if max(one, other) >= 0:
+                found.append((min(one, other), max(one, other)))
+    return found
 
 
 def _into(results: Sequence[Any], buffers: Sequence[Any], names: Sequence[str]) -> list[Any]:

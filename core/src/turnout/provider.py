@@ -92,7 +92,9 @@ class Executable(abc.ABC):
         On a device in host memory a tensor is a NumPy array (bfloat16, float8 and int4 through ml_dtypes, strings as objects);
         elsewhere it is whatever `to_device` makes. A sequence is a list, an empty optional is None.
         `out`, where given, has a buffer or None per output: an output with a buffer is written into it, and the buffer returned.
-        Inputs are never written to, except through a buffer in `out` that aliases one where the graph declares it.
+        Inputs are never written to, with one exception: where the graph declares that an output may lie in the memory of an input
+        (`turnout.graph.alias_of(output)` names it), the buffer may be that input's very memory. Update it in place, or compute
+        aside and copy into it at the end. Any other buffer shares no memory with an input.
         Raises RunError or one of its kinds; whatever else it raises reaches the user as a RunError that knows less.
         """
 

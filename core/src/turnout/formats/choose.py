@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from turnout.errors import InvalidModel, UnknownFormat
 from turnout.formats import Format, Source
 from turnout.formats.onnx import Onnx, source_of_object
 
-__all__ = ["choose"]
+__all__ = ["choose", "formats"]
 
 # what people save under a model's name by mistake: beginning -> what it is, what to do
 _IMPOSTORS: tuple[tuple[bytes, str, str], ...] = (
@@ -26,19 +27,28 @@ _IMPOSTORS: tuple[tuple[bytes, str, str], ...] = (
 )
 
 
-def choose(model: Any) -> Source:
-    """The source for whatever `load` was given."""
+def formats() -> list[Format]:
+    """Every format that is installed, plugins' first; core's own, which is the least particular, goes last."""
+    return [*(found for result in plugins.calls("turnout_formats") for found in result or ()), Onnx()]
+
+
+def choose(model: Any, accuracy: str, options: Mapping[str, Any]) -> Source:
+    """The source for whatever `load` was given. options: a checked section by format name."""
     if isinstance(model, (str, os.PathLike)):
-        return _from_path(Path(model))
+        return _from_path(Path(model), accuracy, options)
     if isinstance(model, (bytes, bytearray, memoryview)):
-        return _of_format(bytes(model[:4096]), "<bytes>", bytes(model))
+        return _open(_of_format(bytes(model[:4096]), "<bytes>"), bytes(model), accuracy, options)
     return source_of_object(model)
 
 
-def _from_path(path: Path) -> Source:
+def _open(kind: Format, file: Path | bytes, accuracy: str, options: Mapping[str, Any]) -> Source:
+    return kind.open(file, accuracy=accuracy, options=options.get(kind.name))
+
+
+def _from_path(path: Path, accuracy: str, options: Mapping[str, Any]) -> Source:
     try:
         if path.is_dir():
-            raise InvalidModel(f"{path} is a folder, not a model file", hint="give the file inside it")
+            return _open(_of_folder(path), path, accuracy, options)
         with path.open("rb") as file:
             head = file.read(4096)
     except FileNotFoundError:
@@ -46,7 +56,19 @@ def _from_path(path: Path) -> Source:
     except (OSError, ValueError) as error:  # ValueError: a null character in the path
         reason = getattr(error, "strerror", None) or error
         raise InvalidModel(f"{path} cannot be read: {reason}", hint="check the path and the file's permissions") from None
-    return _of_format(head, path.name, path)
+    return _open(_of_format(head, path.name), path, accuracy, options)
+
+
+def _of_folder(folder: Path) -> Format:
+    """The format of a folder. Raises InvalidModel with what lies in it where no format knows it."""
+    kind = next((one for one in formats() if one.accepts_folder(folder)), None)
+    if kind is not None:
+        return kind
+    models = sorted(entry for pattern in ("*.onnx", "*.gguf", "onnx/*.onnx") for entry in folder.glob(pattern))
+    hint = f"give the file inside it: {models[0]}" if models else "give a model file"
+    if (folder / "genai_config.json").exists() or (folder / "tokenizer.json").exists():
+        hint = "pip install turnout-text, which reads the folders of exported language models" + (f"; or {hint}" if models else "")
+    raise InvalidModel(f"{folder} is a folder, and no format installed here knows a model in it", hint=hint)
 
 
 def _similar(path: Path) -> str:
@@ -57,18 +79,18 @@ def _similar(path: Path) -> str:
     return f"did you mean {path.parent / close[0]}?" if close else "check the path; relative ones start at the current folder"
 
 
-def _of_format(head: bytes, name: str, file: Path | bytes) -> Source:
+def _of_format(head: bytes, name: str) -> Format:
+    """The format of a file with this beginning and name. Raises UnknownFormat, or InvalidModel for what is no model at all."""
     if not head:
         raise InvalidModel(f"{name} is empty", hint="the download or export did not finish; make it again")
-    formats: list[Format] = [found for result in plugins.calls("turnout_formats") for found in result or ()]
-    for one in formats:
+    *others, onnx = formats()
+    for one in others:
         if one.accepts(head, name):
-            return one.open(file)
+            return one
     _refuse_impostors(head, name)
-    onnx = Onnx()
     if onnx.accepts(head, name):
-        return onnx.open(file)
-    known = ", ".join(sorted({onnx.name, *(one.name for one in formats)}))
+        return onnx
+    known = ", ".join(sorted({onnx.name, *(one.name for one in others)}))
     hint = "pip install turnout-gguf" if head.startswith(b"GGUF") else f"the formats installed here are: {known}"
     raise UnknownFormat(f"{name} is in no format that is installed here", hint=hint)
 

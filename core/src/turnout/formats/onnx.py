@@ -33,7 +33,7 @@ class Onnx(Format):
     def accepts(self, head: bytes, name: str) -> bool:
         return name.lower().endswith(".onnx") or head[0] in _FIRST_TAGS
 
-    def open(self, file: Path | bytes) -> OnnxSource:
+    def open(self, file: Path | bytes, *, accuracy: str = "fast", options: Any = None) -> OnnxSource:
         return OnnxSource(file)
 
 
@@ -58,6 +58,12 @@ class OnnxSource(Source):
         self.path = given if isinstance(given, Path) else None
         self.name = _name_of(given)
         self._mended = False
+        self._metadata: dict[str, str] = {}
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """The model's `metadata_props`, once its graph has been read."""
+        return self._metadata
 
     def file(self) -> Path | bytes | None:
         if isinstance(self._given, (Path, bytes)) and not self._mended:
@@ -79,6 +85,7 @@ class OnnxSource(Source):
         if not skeleton.HasField("graph") or not skeleton.opset_import:
             raise InvalidModel("there is no graph in it, or no operator set", hint=f"turnout reads {_SEEN_VERSIONS}")
         _check_opset(skeleton)
+        self._metadata = {entry.key: entry.value for entry in skeleton.metadata_props}
         tidy_graph(skeleton.graph)
         check_functions(skeleton)
         check_nodes(skeleton)

@@ -90,4 +90,4 @@ class Subject:
 
         source = open_source(proto)
         made = plan(source.model(), [self.candidate])
-        return Model(source.name, made, self.built(made), lambda: explanation(source.name, made))
+        return Model(source.origin(), made, self.built(made), lambda: explanation(source.name, made))

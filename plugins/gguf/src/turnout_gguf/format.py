@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from turnout.formats import Format, Source
 from turnout_gguf.reader import Gguf, Metadata, read
@@ -31,15 +31,18 @@ class GgufFormat(Format):
     def accepts(self, head: bytes, name: str) -> bool:
         return head.startswith(b"GGUF") or name.lower().endswith(".gguf")
 
-    def open(self, file: Path | bytes) -> GgufSource:
-        return GgufSource(file, exact=self.exact, cache=self.cache)
+    def open(self, file: Path | bytes, *, accuracy: str = "fast", options: Any = None) -> GgufSource:
+        return GgufSource(file, exact=self.exact or accuracy == "exact", cache=self.cache)
 
 
 class GgufSource(Source):
     """One GGUF file. Its metadata are read when they are first asked for, its weights when a provider wants them."""
 
+    format = "gguf"
+
     def __init__(self, file: Path | bytes, *, exact: bool = False, cache: bool = False) -> None:
         self._file = file
+        self.path = file if isinstance(file, Path) else None
         self._exact = exact
         self._cache = cache
         self.name = file.name if isinstance(file, Path) else "<bytes>"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from turnout.errors import CompileError
-from turnout.graph import captures, ir, label, partition, type_name, whole_file
+from turnout.graph import alias_of, captures, ir, label, partition, type_name, whole_file
 from turnout_ort.failures import culprit, sentence
 from turnout_ort.registry import schemas
 from turnout_ort.runtime import onnxruntime
@@ -35,7 +36,26 @@ def build(graph: ir.GraphView, options: Options) -> PlainSession:
             session, keep = _open(model, options), model.weights
         except Exception as error:
             raise _compile_error(error, graph, model, options) from error
-    return make_executable(session, *_ports(session, graph), keep)
+    return make_executable(session, *_ports(session, graph), keep, _in_place(graph))
+
+
+# (domain, operator): output -> the input in whose memory its kernel can leave it
+_UPDATES = {
+    ("", "TensorScatter"): {0: 0},
+    ("com.microsoft", "GroupQueryAttention"): {1: 3, 2: 4},
+}
+
+
+def _in_place(graph: ir.GraphView) -> frozenset[int]:
+    """Outputs that may be bound to the memory of the input that they alias: made of it by such a kernel, and read by nobody else."""
+    readers = Counter(value.name for node in graph for value in (*node.inputs, *captures(node)) if value is not None)
+    updates = set()
+    for node in graph:
+        for made, source in _UPDATES.get((node.domain, node.op_type), {}).items():
+            past = node.inputs[source] if source < len(node.inputs) else None
+            if past is not None and made < len(node.outputs) and readers[past.name] == 1:
+                updates.add((past.name, node.outputs[made].name))
+    return frozenset(i for i, value in enumerate(graph.outputs) if (alias_of(value), value.name) in updates)
 
 
 def _whole(graph: ir.GraphView, options: Options) -> Any | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,13 +21,17 @@ class PlainSession(Executable):
     """A session whose inputs and outputs are arrays as NumPy has them: next to nothing stands before ONNX Runtime.
 
     session: an InferenceSession. inputs, outputs: its ports, in the graph's order. keep: what has to outlive it.
+    in_place: the outputs whose kernels can work in the memory of the input that they alias.
     """
 
     checks_inputs = True
 
-    def __init__(self, session: Any, inputs: Sequence[Port], outputs: Sequence[Port], keep: Any = None) -> None:
+    def __init__(
+        self, session: Any, inputs: Sequence[Port], outputs: Sequence[Port], keep: Any = None, in_place: Collection[int] = ()
+    ) -> None:
         self.inputs = inputs
         self.outputs = outputs
+        self._in_place = in_place
         self._session = session
         self._keep = keep
         self._run = session._sess.run  # InferenceSession.run checks names first: a fifth of the smallest model's time
@@ -71,6 +75,10 @@ class PlainSession(Executable):
 
     def _can_bind(self, values: Sequence[Any], out: Sequence[Any]) -> bool:
         given = all(port.aliasable(value) for port, value in zip(self.inputs, values, strict=True))
+        sources = {value.__array_interface__["data"][0] for value in values if isinstance(value, np.ndarray) and value.size}
+        for i, buffer in enumerate(out):
+            if i not in self._in_place and isinstance(buffer, np.ndarray) and buffer.__array_interface__["data"][0] in sources:
+                return False  # the kernel might write there before the last node has read
         return given and all(
             port.aliasable(buffer) if buffer is not None else port.dtype is not None for port, buffer in zip(self.outputs, out, strict=True)
         )
@@ -155,8 +163,10 @@ def _copy_into(buffer: Any, value: Any, port: Port) -> None:
 class CarefulSession(PlainSession):
     """A session with strings, sequences, optionals, maps or element types that NumPy does not have among its values."""
 
-    def __init__(self, session: Any, inputs: Sequence[Port], outputs: Sequence[Port], keep: Any = None) -> None:
-        super().__init__(session, inputs, outputs, keep)
+    def __init__(
+        self, session: Any, inputs: Sequence[Port], outputs: Sequence[Port], keep: Any = None, in_place: Collection[int] = ()
+    ) -> None:
+        super().__init__(session, inputs, outputs, keep, in_place)
         self._foreign_out = any(port.foreign for port in outputs)
 
     def run(self, values: Sequence[Any], out: Sequence[Any] | None = None) -> Sequence[Any]:
@@ -181,7 +191,9 @@ class CarefulSession(PlainSession):
         return [to_numpy(made[i], port.foreign) for i, port in enumerate(self.outputs)]
 
 
-def make_executable(session: Any, inputs: Sequence[Port], outputs: Sequence[Port], keep: Any = None) -> PlainSession:
+def make_executable(
+    session: Any, inputs: Sequence[Port], outputs: Sequence[Port], keep: Any = None, in_place: Collection[int] = ()
+) -> PlainSession:
     """The executable for a session: the quick kind wherever its inputs and outputs allow.
 
     Raises CompileError for the one mixture that ONNX Runtime's Python interface has no call for.
@@ -195,4 +207,4 @@ def make_executable(session: Any, inputs: Sequence[Port], outputs: Sequence[Port
             f"inputs are tensors of numbers and all outputs tensors, and {nested[0].name!r} is {nested[0].type}"
         )
     quick = all(port.native for port in inputs) and not foreign_out
-    return (PlainSession if quick else CarefulSession)(session, inputs, outputs, keep)
+    return (PlainSession if quick else CarefulSession)(session, inputs, outputs, keep, in_place)
