@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from made_plugins import Site, provider
 
 NOTE = "open(os.environ['NOTES'], 'a').write(str(os.getpid()) + chr(10)); return [Device(self.name)]"
@@ -54,6 +55,29 @@ def test_a_reason_counts_as_coming_back(site: Site, tmp_path: Path) -> None:
 def test_a_crash_is_not_remembered(site: Site, tmp_path: Path) -> None:
     site.add("noted", provider("noted", "os._exit(int(os.environ['DIE'])) if 'DIE' in os.environ else None; " + NOTE))
     assert "exit status 9" in site.turnout("devices", DIE="9").stdout
+    assert probes(site, tmp_path / "notes") == 2
+
+
+def test_a_hang_costs_its_time_limit_once_and_doctor_tries_again(site: Site, tmp_path: Path) -> None:
+    site.add("noted", provider("noted", "time.sleep(60) if 'HANG' in os.environ else None; " + NOTE))
+
+    def said(command: str = "devices", seconds: str = "1") -> str:
+        return site.turnout(command, HANG="1", NOTES=str(tmp_path / "notes"), TURNOUT_PROBE_SECONDS=seconds).stdout
+
+    assert "did not come back within 1 s" in said()
+    assert "is not tried again within an hour" in said()
+    assert "is not tried again" not in said(seconds="1.5")  # more time may be all that it wants
+    assert "is not tried again" in said()
+    assert "is not tried again" not in said("doctor")
+    site.turnout("doctor", NOTES=str(tmp_path / "notes"))
+    assert probes(site, tmp_path / "notes") == 1
+
+
+@pytest.mark.parametrize("content", ['{"not": "seconds"}', "[1]", '{"a": [1, "b"]}', "{"])
+def test_a_memory_of_hangs_that_cannot_be_read_counts_as_none(site: Site, tmp_path: Path, content: str) -> None:
+    site.add("noted", provider("noted", NOTE))
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "hangs.json").write_text(content)
     assert probes(site, tmp_path / "notes") == 2
 
 

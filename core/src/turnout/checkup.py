@@ -118,6 +118,7 @@ def doctor(progress: Callable[[str], None] = lambda text: None, *, verify: bool 
     comes out wrong.
     """
     progress("probing")
+    probe.forget_hangs()
     probed = probe.probe_all()
     devices = []
     for one in probed:

@@ -2,11 +2,12 @@
 
 A probe that has never come back on this machine runs in a child process with a time limit first. One that came back,
 with devices or with a reason, is remembered (keyed by plugin, library and driver versions), and runs in this process
-from then on.
+from then on. One that hung is left alone for an hour, so that a stuck driver costs its time limit once and not at every start.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -20,18 +21,22 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from turnout import plugins
 from turnout.device import Device
 from turnout.errors import BrokenPlugin, TurnoutError, Unavailable
 from turnout.provider import Provider
 
-__all__ = ["CHILD_SECONDS", "Probed", "ending", "in_child", "probe", "probe_all", "remembered_file"]
+__all__ = ["CHILD_SECONDS", "Probed", "ending", "forget_hangs", "in_child", "probe", "probe_all", "remembered_file"]
 
 log = logging.getLogger("turnout")
 
 CHILD_SECONDS = 30.0
 """How long a first probe may take before it counts as hanging; the environment's TURNOUT_PROBE_SECONDS goes first."""
+
+_HANG_SECONDS = 3600.0
+"""How long a probe that hung is left alone."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,9 @@ def _probe(provider: Provider) -> tuple[tuple[Device, ...], TurnoutError | None]
         return _probe_here(provider)
     key = _key(provider, plugin)
     if not _remembered(key):
-        trouble = _probe_in_child(provider)
+        if _hung(key, limit := _limit()):
+            return (), _hangs(provider, limit, "lately, and is not tried again within an hour", "`turnout doctor` tries it now")
+        trouble = _probe_in_child(provider, key, limit)
         if trouble is not None:
             return (), trouble
         _remember(key)
@@ -94,13 +101,19 @@ def _broke(provider: Provider, what: str) -> BrokenPlugin:
     return BrokenPlugin(f"provider {provider.name}: {what}", hint="`turnout doctor` shows the plugin's version; report it there")
 
 
-def _probe_in_child(provider: Provider) -> TurnoutError | None:
+def _hangs(provider: Provider, limit: float, when: str = "", hint: str = "") -> BrokenPlugin:
+    slow = "TURNOUT_PROBE_SECONDS gives a slow one longer"
+    what = f"its probe did not come back within {limit:g} s {when}".rstrip()
+    return BrokenPlugin(f"provider {provider.name}: {what}", hint=f"{hint}; {slow}" if hint else f"restart the machine's driver; {slow}")
+
+
+def _probe_in_child(provider: Provider, key: str, limit: float) -> TurnoutError | None:
     """None where the probe came back, with devices or with a reason; else what became of it."""
-    limit = _limit()
     try:
         code, said = in_child("turnout.probe", provider.name, limit)
     except subprocess.TimeoutExpired:
-        return _broke(provider, f"its probe did not come back within {limit:g} s")
+        _write(_hangs_file(), {**_read_hangs(), key: [time.time(), limit]})
+        return _hangs(provider, limit)
     except OSError as error:  # no interpreter to start (an embedded Python): nothing can be tried beforehand
         log.debug("no child process for the first probe of %s: %s", provider.name, error)
         return None
@@ -184,27 +197,59 @@ def _cache_folder() -> Path:
     return Path(platformdirs.user_cache_dir("turnout", appauthor=False))
 
 
-def _read() -> list[str]:
+def _hangs_file() -> Path:
+    return _cache_folder() / "hangs.json"
+
+
+def forget_hangs() -> None:
+    """Tries again, from here on, the probes that hung within the last hour."""
+    with contextlib.suppress(OSError):
+        _hangs_file().unlink()
+
+
+def _hung(key: str, limit: float) -> bool:
+    """Whether the probe hung within the last hour, though it had at least this many seconds."""
+    when, had = _read_hangs().get(key, (0.0, 0.0))
+    return had >= limit and 0 <= time.time() - when < _HANG_SECONDS
+
+
+def _read_hangs() -> dict[str, tuple[float, float]]:
+    found = _read(_hangs_file())
     try:
-        keys = json.loads(remembered_file().read_text("utf-8"))
-    except (OSError, ValueError):
-        return []
-    return [key for key in keys if isinstance(key, str)] if isinstance(keys, list) else []
+        return {key: (float(when), float(had)) for key, (when, had) in found.items()}
+    except (AttributeError, TypeError, ValueError):
+        return {}
 
 
 def _remembered(key: str) -> bool:
-    return key in _read()
+    return key in _read_keys()
+
+
+def _read_keys() -> list[str]:
+    keys = _read(remembered_file())
+    return [key for key in keys if isinstance(key, str)] if isinstance(keys, list) else []
 
 
 def _remember(key: str) -> None:
-    path = remembered_file()
+    _write(remembered_file(), [*(k for k in _read_keys() if k != key), key])
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _write(path: Path, content: Any) -> None:
+    """Whole or not at all; a read-only home costs a child process each time, nothing else."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=path.parent, encoding="utf-8", delete=False) as file:
-            json.dump([*(k for k in _read() if k != key), key], file, indent=1)
+            json.dump(content, file, indent=1)
         os.replace(file.name, path)
-    except OSError as error:  # a read-only home costs a child process each time, nothing else
-        log.debug("cannot remember the probe: %s", error)
+    except OSError as error:
+        log.debug("cannot remember the probe in %s: %s", path, error)
 
 
 if __name__ == "__main__":
