@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnx.helper as oh
@@ -246,6 +247,41 @@ def shrink(dtype: Any) -> Witness:
     return witness("Shrink", {"input": x}, {"output": wanted}, 21, lambd=1.5, bias=0.5, rtol=1e-12 if dtype is np.float64 else 1e-5, atol=0)
 
 
+def log_softmax(dtype: Any) -> Witness:
+    x = np.array([[1, np.nan, 3], [1, 2, 3]]).astype(dtype)
+    return witness("LogSoftmax", {"x": x}, {"y": x - np.log(np.exp(x).sum(-1, keepdims=True))}, 13)
+
+
+def mean_variance(dtype: Any) -> Witness:
+    x = np.arange(16).reshape(1, 1, 4, 4).astype(dtype)
+    return witness("MeanVarianceNormalization", {"x": x}, {"y": ((x - x.mean()) / x.std()).astype(dtype)}, 13, rtol=1e-3, atol=1e-3)
+
+
+def filled(dtype: Any) -> Witness:
+    value = onnx.numpy_helper.from_array(np.ones(1, dtype))
+    return witness("ConstantOfShape", {"shape": np.array([2, 3])}, {"y": np.ones((2, 3), dtype)}, 25, value=value)
+
+
+def cast_strings(dtype: Any) -> Witness:
+    y = np.array([1, -2]).astype(dtype)
+    return witness("Cast", {"x": np.array(["1", "-2"], object)}, {"y": y}, 21, to=oh.np_dtype_to_tensor_dtype(y.dtype))
+
+
+def multiplied(dtype: Any, between: int) -> Witness:
+    a, b = np.ones((2, between), dtype), np.ones((between, 3), dtype)
+    return witness("MatMul", {"a": a, "b": b}, {"y": np.full((2, 3), between, dtype)}, 13)
+
+
+def pooled(size: int, stride: int, dilation: int, auto_pad: str = "SAME_UPPER") -> Witness:
+    """The largest of 0, 1, 2 ... in each window: its last element, or the last of all."""
+    x = np.arange(8, dtype=np.float32)
+    count, span = (-(-8 // stride), (size - 1) * dilation + 1) if auto_pad != "VALID" else ((8 - size) // stride + 1, size)
+    before = max((count - 1) * stride + span - 8, 0) // 2
+    last = [max(at for at in range(start, start + span, dilation) if at < 8) for start in range(-before, count * stride - before, stride)]
+    more = {"kernel_shape": [size], "strides": [stride], "dilations": [dilation], "auto_pad": auto_pad}
+    return witness("MaxPool", {"x": x.reshape(1, 1, 8)}, {"y": x[last].reshape(1, 1, -1)}, 12, **more)
+
+
 WITNESSES: dict[str, list[Callable[[], Witness]]] = {
     "writes the lowest float": [
         lambda: Attention(mode=2, causal=True).witness(),
@@ -275,6 +311,13 @@ WITNESSES: dict[str, list[Callable[[], Witness]]] = {
     "has no recurrent kernels": [lambda: recurrent(1)],
     "gathers only the first string": [lambda: gather_strings(0)],
     "computes Shrink of float64": [lambda: shrink(np.float64)],
+    "loses the NaN": [lambda: log_softmax(np.float64)],
+    "cannot build MeanVarianceNormalization": [lambda: mean_variance(np.float16)],
+    "knows no float8 value": [lambda: filled(ml_dtypes.float8_e5m2), lambda: filled(ml_dtypes.float8_e4m3fn)],
+    "has no way to hand bfloat16": [lambda: cast_strings(ml_dtypes.bfloat16), lambda: cast_strings(ml_dtypes.float8_e5m2)],
+    "fails where a MatMul": [lambda: multiplied(np.uint32, 0), lambda: multiplied(np.uint64, 0)],
+    "counts the windows": [lambda: pooled(3, 3, 2)],
+    "pads by less than nothing": [lambda: pooled(1, 3, 1)],
     "takes upper and lower case": [lambda: normalizer("UPPER", "xx_YY.UTF-8")],
     "wants the system's locale even": [lambda: normalizer("NONE", "xx_YY.UTF-8", ("Ab",))],
 }
@@ -306,6 +349,13 @@ NEAR: dict[str, list[Callable[[], Witness]]] = {
     "has no recurrent kernels": [lambda: recurrent(0)],
     "gathers only the first string": [lambda: gather_strings(1)],
     "computes Shrink of float64": [lambda: shrink(np.float32)],
+    "loses the NaN": [lambda: log_softmax(np.float32)],
+    "cannot build MeanVarianceNormalization": [lambda: mean_variance(np.float32)],
+    "knows no float8 value": [lambda: filled(np.float16)],
+    "has no way to hand bfloat16": [lambda: cast_strings(np.float16)],
+    "fails where a MatMul": [lambda: multiplied(np.int32, 0), lambda: multiplied(np.uint32, 2)],
+    "counts the windows": [lambda: pooled(3, 3, 1), lambda: pooled(2, 2, 1, "VALID")],
+    "pads by less than nothing": [lambda: pooled(2, 3, 1), lambda: pooled(1, 3, 1, "VALID")],
     "takes upper and lower case": [lambda: normalizer("UPPER", "C"), lambda: normalizer("NONE", "xx_YY.UTF-8")],
     "wants the system's locale even": [lambda: normalizer("NONE", "C", ("Ab",))],
 }

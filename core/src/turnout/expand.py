@@ -12,7 +12,11 @@ from turnout.operator import operator_of
 __all__ = ["body_of", "expand_local_functions", "is_expanded", "mark_expanded", "splice"]
 
 _EXPANDED = "turnout.expanded"
-_WRONG_BODIES = frozenset({"Bernoulli"})  # gives 1 with the probability 1 - p (onnx 1.23)
+_WRONG_BODIES = {
+    "Bernoulli": frozenset[str](),  # gives 1 with the probability 1 - p
+    "MeanVarianceNormalization": frozenset({"tensor(float)"}),  # has a constant of float32, whatever the type
+}
+"""Operator -> the types of its first input for which ONNX's body is right (onnx 1.23)."""
 
 
 def expand_local_functions(model: ir.Model) -> None:
@@ -88,7 +92,8 @@ def _functions(node: ir.Node, model: ir.Model) -> list[onnx.FunctionProto]:
 def _schema_body(node: ir.Node, schema: onnx.defs.OpSchema) -> bytes | None:
     """The schema's body for the node's operator set version (some depend on the types of the inputs); None where it has none for it."""
     version = node.version or 1
-    if node.op_type in _WRONG_BODIES and node.domain in ("", "ai.onnx"):
+    right = _WRONG_BODIES.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+    if right is not None and (node.inputs[0] is None or type_name(node.inputs[0]) not in right):
         return None
     try:
         if schema.has_context_dependent_function:

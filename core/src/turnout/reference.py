@@ -6,6 +6,7 @@ import functools
 import graphlib
 import importlib
 import importlib.util
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -39,7 +40,7 @@ class ReferenceProvider(Provider):
             return No("ImageDecoder needs Pillow, which is not installed: pip install 'turnout[image]'")
         if _softcaps_raw_scores(node):
             return No("the reference evaluator gives soft-capped scores where Attention asks for raw ones (qk_matmul_output_mode 0)")
-        return _implemented(node.domain, node.op_type, node.version or 1)
+        return _implemented(node.domain, node.op_type, node.version or 1, tuple(sorted(node.attributes)))
 
     def compile(self, graph: ir.GraphView, device: Device, options: Any) -> Executable:
         return ReferenceExecutable(graph)
@@ -63,9 +64,11 @@ _DOMAINS = {
 
 
 @functools.cache
-def _implemented(domain: str, op_type: str, version: int) -> Yes | No:
+def _implemented(domain: str, op_type: str, version: int, attributes: tuple[str, ...]) -> Yes | No:
     from onnx.defs import SchemaError, get_schema
     from onnx.reference import ReferenceEvaluator
+
+    from turnout.corrections import correction
 
     schema_domain = "" if domain == "ai.onnx" else domain
     try:
@@ -75,10 +78,24 @@ def _implemented(domain: str, op_type: str, version: int) -> Yes | No:
     try:
         load_op = importlib.import_module(_DOMAINS[domain]).load_op
         more = {"evaluator_cls": ReferenceEvaluator} if not schema_domain else {}
-        load_op(schema_domain, op_type, version, **more)
+        mended = None if schema_domain else correction(op_type, version)
+        implementation = mended or load_op(schema_domain, op_type, version, **more)
     except Exception as error:  # the evaluator has half a dozen ways to say that it lacks an operator
         return No(f"the reference evaluator does not implement {op_type}: {str(error).partition('.')[0]}")
+    for name in attributes:
+        if _trips_over(implementation, name):
+            return No(f"the reference evaluator does not know {op_type}'s attribute {name}")
     return Yes()
+
+
+def _trips_over(implementation: Any, attribute: str) -> bool:
+    """Whether it hands its attributes to a `_run` that has no place for this one."""
+    from onnx.reference.op_run import OpRun
+
+    if getattr(implementation, "run", None) is not OpRun.run:
+        return False
+    parameters = inspect.signature(implementation._run).parameters
+    return attribute not in parameters and not any(one.kind is one.VAR_KEYWORD for one in parameters.values())
 
 
 def _softcaps_raw_scores(node: ir.Node) -> bool:
@@ -88,62 +105,20 @@ def _softcaps_raw_scores(node: ir.Node) -> bool:
     return mode == 0 and node.attributes["softcap"].as_float() != 0
 
 
-@functools.cache
-def _corrected() -> list[Any]:
-    """Operators that the evaluator gets wrong (onnx 1.23), done right."""
-    import numpy as np
-    from onnx.reference.op_run import OpRun
-
-    class GlobalMaxPool(OpRun):
-        """The evaluator's own takes every input for an image: it is wrong unless there are two spatial axes."""
-
-        op_domain = ""
-
-        def _run(self, x: Any) -> tuple[Any]:
-            return (x.max(axis=tuple(range(2, x.ndim)), keepdims=True),)
-
-    class MatMulInteger(OpRun):
-        """The evaluator's own does not know that a vector of zero points is one per row of the first matrix."""
-
-        op_domain = ""
-
-        def _run(self, a: Any, b: Any, a_zero_point: Any = None, b_zero_point: Any = None) -> tuple[Any]:
-            a, b = a.astype(np.int32), b.astype(np.int32)
-            if a_zero_point is not None:
-                zeros = a_zero_point.astype(np.int32)
-                a = a - (zeros[:, None] if zeros.ndim == 1 and zeros.size > 1 else zeros)
-            return (a @ (b if b_zero_point is None else b - b_zero_point.astype(np.int32)),)
-
-    class StringNormalizer(OpRun):
-        """The evaluator's own strips accents and changes the locale of the whole process."""
-
-        op_domain = ""
-
-        def _run(
-            self, x: Any, case_change_action: Any = None, is_case_sensitive: Any = None, locale: Any = None, stopwords: Any = None
-        ) -> tuple[Any]:
-            alike = str if is_case_sensitive else str.lower
-            stops = {alike(word) for word in stopwords or ()}
-            change = {"LOWER": str.lower, "UPPER": str.upper}.get(case_change_action, str)
-            kept = [change(text) for text in x.reshape(-1) if alike(text) not in stops] or [""]
-            return (np.array(kept, object).reshape((1, -1) if x.ndim == 2 else -1),)
-
-    return [GlobalMaxPool, MatMulInteger, StringNormalizer]
-
-
 class ReferenceExecutable(Executable):
     """A partition held by ONNX's evaluator, which interprets it node by node."""
 
     def __init__(self, graph: ir.GraphView) -> None:
         from onnx.reference import ReferenceEvaluator
 
+        from turnout.corrections import corrected
         from turnout.graph import ir
 
         _check_trees(graph)
         proto = ir.serde.serialize_model(ir.Model(graph, ir_version=10))  # type: ignore[arg-type]
         self._inputs = [value.name or "" for value in graph.inputs]
         try:
-            self._evaluator = ReferenceEvaluator(proto, new_ops=_corrected())
+            self._evaluator = ReferenceEvaluator(proto, new_ops=corrected(graph.opset_imports.get("", 1)))
         except Exception as error:
             raise CompileError(f"the reference evaluator cannot build this: {error}") from error
 

@@ -283,6 +283,52 @@ def _is_empty(node: ir.Node) -> bool:
     return dims is not None and 0 in dims
 
 
+# types that a kernel says it takes
+
+
+_FLOAT8 = {ir.DataType.FLOAT8E4M3FN, ir.DataType.FLOAT8E4M3FNUZ, ir.DataType.FLOAT8E5M2, ir.DataType.FLOAT8E5M2FNUZ}
+
+
+def _takes(*types: ir.DataType) -> Callable[[ir.Node], bool]:
+    """Whether the first input is of one of the types."""
+    return lambda node: bool(node.inputs) and node.inputs[0] is not None and element_type(node.inputs[0]) in types
+
+
+def _fills_with_float8(node: ir.Node) -> bool:
+    value = _attribute(node, "value", None)
+    return value is not None and value.dtype in _FLOAT8
+
+
+def _reads_small_floats(node: ir.Node) -> bool:
+    """A Cast of strings to a type that Python's buffers do not have."""
+    return _takes(ir.DataType.STRING)(node) and _attribute(node, "to", 0) in {*_FLOAT8, ir.DataType.BFLOAT16}
+
+
+def _multiplies_nothing(node: ir.Node) -> bool:
+    dims = _dims(_input(node, 0))
+    return _takes(ir.DataType.UINT32, ir.DataType.UINT64)(node) and bool(dims) and dims is not None and dims[-1] == 0
+
+
+# pooling with auto_pad: SAME_UPPER and SAME_LOWER ask for ceil(length / stride) windows
+
+
+def _pads_by_itself(node: ir.Node) -> bool:
+    return str(_attribute(node, "auto_pad", "NOTSET")).startswith("SAME")
+
+
+def _pads_dilated(node: ir.Node) -> bool:
+    return _pads_by_itself(node) and any(dilation != 1 for dilation in _attribute(node, "dilations", ()))
+
+
+def _pads_less_than_nothing(node: ir.Node) -> bool:
+    """Where the windows do not even reach the end, so that nothing is to be padded."""
+    dims, kernel = _dims(_input(node, 0)), _attribute(node, "kernel_shape", ())
+    if not _pads_by_itself(node) or dims is None or len(dims) != len(kernel) + 2:
+        return False
+    sizes = zip(dims[2:], kernel, _attribute(node, "strides", [1] * len(kernel)), strict=True)
+    return any(length is not None and (-(-length // stride) - 1) * stride + size < length for length, size, stride in sizes)
+
+
 # strings
 
 
@@ -469,7 +515,42 @@ QUIRKS: Sequence[Quirk] = (
     Quirk(
         ("Shrink",),
         "computes Shrink of float64 in float32",
-        lambda node: node.inputs[0] is not None and element_type(node.inputs[0]) == ir.DataType.DOUBLE,
+        _takes(ir.DataType.DOUBLE),
+    ),
+    Quirk(
+        ("LogSoftmax",),
+        "loses the NaN of a row in LogSoftmax of float64",
+        _takes(ir.DataType.DOUBLE),
+    ),
+    Quirk(
+        ("MeanVarianceNormalization",),
+        "cannot build MeanVarianceNormalization of float16, since the body that it puts in its place has a constant of float32",
+        _takes(ir.DataType.FLOAT16),
+    ),
+    Quirk(
+        ("ConstantOfShape",),
+        "knows no float8 value for ConstantOfShape",
+        _fills_with_float8,
+    ),
+    Quirk(
+        ("Cast",),
+        "has no way to hand bfloat16 or float8 to Python when they come from strings",
+        _reads_small_floats,
+    ),
+    Quirk(
+        ("MatMul",),
+        "fails where a MatMul of unsigned integers has nothing to add up",
+        _multiplies_nothing,
+    ),
+    Quirk(
+        ("AveragePool", "LpPool", "MaxPool"),
+        "counts the windows that auto_pad asks for without their dilations",
+        _pads_dilated,
+    ),
+    Quirk(
+        ("AveragePool", "LpPool", "MaxPool"),
+        "pads by less than nothing where strides are larger than windows and auto_pad is set",
+        _pads_less_than_nothing,
     ),
     Quirk(
         ("StringNormalizer",),

@@ -32,7 +32,7 @@ WRONG: Mapping[str, str] = {
     "OneHot": "it broadcasts along the wrong axis unless that is the last",
     "PRelu": "it multiplies a zero by the slope, which may be an infinity",
     "Pad": "it does not know negative pads",
-    "ReduceSumSquare": "it gives int64 for int32",
+    "ReduceSumSquare": "it gives 64 bits for integers of 32",
     "Softsign": "it computes in the memory of a scalar",
 }
 """What is wrong with the evaluator, by operator."""
@@ -64,7 +64,7 @@ def _log_softmax(inputs: Sequence[Any], attributes: Attributes) -> list[Any] | N
 
 def _reduce_sum_square(inputs: Sequence[Any], attributes: Attributes) -> list[Any] | None:
     x, axes = inputs[0], inputs[1] if len(inputs) > 1 else None
-    if x.dtype != np.int32:
+    if x.dtype not in (np.int32, np.uint32):
         return None
     if axes is not None and not axes.size and attributes.get("noop_with_empty_axes"):
         return [x * x]
