@@ -13,11 +13,14 @@ from turnout.device import Device
 from turnout.errors import InvalidInput, NoSuchDevice, SlowPathWarning
 from turnout.ledger import Candidate
 from turnout.probe import Probed, probe_all
+from turnout.provider import Provider
 from turnout.verified import wrong
 
 if TYPE_CHECKING:
+    from turnout.formats import Source
     from turnout.model import Model
     from turnout.plan import NotUsed, Plan
+    from turnout.whole import Route
 
 __all__ = ["devices", "load"]
 
@@ -26,7 +29,8 @@ log = logging.getLogger("turnout")
 
 def devices() -> list[Device]:
     """Every device that can be used here, best first. `turnout.doctor()` says why others are not among them."""
-    return [device for probed in probe_all() for device in probed.devices]
+    found = [(probed.provider, device) for probed in probe_all() for device in probed.devices]
+    return [device for _, device in sorted(found, key=lambda one: _rank(*one))]
 
 
 def load(
@@ -68,7 +72,30 @@ def load(
     return made
 
 
-def _compile(source: Any, candidates: Sequence[Candidate], not_used: Sequence[NotUsed], options: Mapping[str, Any]) -> Any:
+def _compile(source: Source, candidates: Sequence[Candidate], not_used: Sequence[NotUsed], options: Mapping[str, Any]) -> Any:
+    """Plans and builds: the operator graph on the devices that run operators, or the source as it is on one that takes it whole."""
+    from turnout.whole import first_that_works, routes
+
+    tries, refused = routes(source, candidates)
+
+    def run(route: Route, elsewhere: list[NotUsed]) -> Any:
+        others = [*not_used, *refused, *elsewhere]
+        if route.whole is not None:
+            return _open_whole(source, route.candidates[0], others, options)
+        return _compile_graph(source, route.candidates, others, options)
+
+    return first_that_works(tries, run, source.name)
+
+
+def _open_whole(source: Source, candidate: Candidate, not_used: Sequence[NotUsed], options: Mapping[str, Any]) -> Any:
+    from turnout.execute import of_whole, open_whole
+    from turnout.whole import whole_plan
+
+    executable = open_whole(source, candidate, options.get(candidate.provider.name))
+    return whole_plan(source, executable, candidate, not_used), of_whole(executable, candidate.device)
+
+
+def _compile_graph(source: Source, candidates: Sequence[Candidate], not_used: Sequence[NotUsed], options: Mapping[str, Any]) -> Any:
     """Plans and builds; nodes that fail to compile somewhere are planned elsewhere, unless one device was all that was allowed."""
     from turnout.execute import CompileFailed, build
     from turnout.plan import plan
@@ -119,7 +146,11 @@ def _automatic() -> tuple[list[Candidate], list[NotUsed]]:
             device = usable[0]
             candidates.append(Candidate(probed.provider, device, probed.provider is REFERENCE, wrong(device, probed.provider)))
             not_used += [NotUsed(one.name, f"{usable[0].name} goes first; name it to use it") for one in usable[1:]]
-    return candidates, not_used
+    return sorted(candidates, key=lambda one: _rank(one.provider, one.device)), not_used
+
+
+def _rank(provider: Provider, device: Device) -> int:
+    return provider.rank if device.rank is None else device.rank
 
 
 def _ranked(candidates: list[Candidate], model: str) -> list[Candidate]:
@@ -190,6 +221,8 @@ def _say(model: Model, plan: Plan, seconds: float, *, automatic: bool) -> None:
     """One log line, one event, and one warning where nodes landed on the reference provider and nobody asked for it."""
     counts = plan.nodes_per_device()
     where = ", ".join(f"{count} nodes on {name}" for name, count in counts.items()) or "no nodes"
+    if plan.whole is not None:
+        where = f"{plan.whole.whole} on {plan.whole.device}"
     log.info("%s: %s; planned and compiled in %.2f s", model.name, where, seconds)
     event = {"event": "load", "model": model.name, "fingerprint": model.fingerprint, "nodes": counts, "seconds": seconds}
     for _ in plugins.calls("turnout_observe", event=event):

@@ -33,6 +33,7 @@ class Device:
     memory: bytes of memory in all, None where unknown.
     link: the cost of copies from and to host memory; None where values live in host memory and nothing is ever copied.
     automatic: False keeps it out of `device=None`; it is used only where it is named.
+    rank: its place among all devices where it differs from the provider's own rank; lower goes first where no device is named.
     properties: whatever else the provider knows, for people to read.
     """
 
@@ -42,6 +43,7 @@ class Device:
     memory: int | None = None
     link: Link | None = None
     automatic: bool = True
+    rank: int | None = None
     properties: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from turnout import control
 from turnout.device import HOST, Device
@@ -14,9 +14,12 @@ from turnout.expand import is_expanded
 from turnout.graph import alias_of, constant_array, ir, is_constant, label, partition
 from turnout.ledger import Candidate
 from turnout.plan import Control, Partition, Plan
-from turnout.provider import Executable
+from turnout.provider import Executable, WholeExecutable
 
-__all__ = ["CompileFailed", "Program", "build", "guarded"]
+if TYPE_CHECKING:
+    from turnout.formats import Source
+
+__all__ = ["CompileFailed", "Program", "build", "guarded", "of_whole", "open_whole"]
 
 log = logging.getLogger("turnout")
 
@@ -109,6 +112,34 @@ def build(plan: Plan, options: Mapping[str, Any], file: Path | bytes | None = No
     except BaseException:
         builder.program.close()
         raise
+
+
+def open_whole(source: Source, candidate: Candidate, options: Any) -> WholeExecutable:
+    """A source as it is, opened on a device that takes it whole. Raises CompileError, or whatever else of turnout's the provider does."""
+    try:
+        return candidate.provider.open_whole(source, candidate.device, options)
+    except TurnoutError:
+        raise
+    except Exception as error:
+        raise CompileError(f"{candidate.provider.name} raised {type(error).__name__}: {error}") from error
+
+
+def of_whole(executable: WholeExecutable, device: Device) -> Program:
+    """The program of a source that was taken whole: the executable, and nothing around it."""
+    program = Program()
+    program.executables.append(executable)
+    program.direct, program.run_direct = executable, guarded(executable, device)
+    width = len(executable.inputs)
+    program._inputs = list(range(width))
+    program._outputs = list(range(width, width + len(executable.outputs)))
+    program._template = [None] * (width + len(executable.outputs))
+    run = program.run_direct
+
+    def step(slots: Slots) -> None:
+        slots[width:] = run(slots[:width])
+
+    program._steps.append(step)
+    return program
 
 
 class _Builder:

@@ -29,6 +29,7 @@ class PartitionStory(_Record):
     rewritten: dict[str, int] = Field(default_factory=dict, description="what nodes were fused into, to how often")
     placement: dict[str, int] = Field(default_factory=dict, description="where a runtime below put its (fused) nodes")
     body_of: str = Field("", description="the control-flow node whose body this is a part of")
+    whole: str = Field("", description="what a device that took the file whole calls it; it has no nodes then")
 
 
 class CopyStory(_Record):
@@ -116,7 +117,10 @@ class Explanation(_Record):
         top = [part for part in self.partitions if not part.body_of]
         copies = f"{_count(len(real), 'copy', 'copies')}{f' ({_size(crossing)})' if crossing else ''}"
         nodes = sum(part.nodes for part in self.partitions)
-        yield f"{self.model}: {_count(nodes, 'node')} in {_count(len(top), 'partition')}, {copies}; plan {self.fingerprint}"
+        if any(part.whole for part in self.partitions):
+            yield f"{self.model}: taken whole, no operator graph; plan {self.fingerprint}"
+        else:
+            yield f"{self.model}: {_count(nodes, 'node')} in {_count(len(top), 'partition')}, {copies}; plan {self.fingerprint}"
         for part in self.partitions:
             yield from _partition_lines(part)
         yield from _section("crossings", [f"{c.value} {c.type}  {c.source} -> {c.target}  {_size(c.bytes)}" for c in self.copies])
@@ -130,6 +134,9 @@ def _partition_lines(part: PartitionStory) -> Iterator[str]:
     shown = ", ".join(operators[:6]) + (f" and {len(operators) - 6} more" if len(operators) > 6 else "")
     indent = "     " if part.body_of else "  "
     of = f"  [in {part.body_of}]" if part.body_of else ""
+    if part.whole:
+        yield f"{indent}{part.number}  {part.device}  {part.whole}"
+        return
     yield f"{indent}{part.number}  {part.device}  {_count(part.nodes, 'node')}: {shown}{of}"
     for title, count in part.rewritten.items():
         yield f"{indent}     as {title} x{count}"
@@ -229,6 +236,7 @@ def _partition_story(step: Partition | Control, number: int, body_of: str) -> Pa
         rewritten=dict(Counter(rewrite.title for rewrite in step.rewrites)) if isinstance(step, Partition) else {},
         placement=dict(step.placement) if isinstance(step, Partition) else {},
         body_of=body_of,
+        whole=step.whole if isinstance(step, Partition) else "",
     )
 
 

@@ -57,6 +57,8 @@ class Partition:
     """For each node of `graph`, the node of the model that it comes from."""
     placement: Mapping[str, int] = field(default_factory=dict)
     """What a runtime below reported of its own placement, once compiled."""
+    whole: str = ""
+    """The title of a source that was taken whole; it has no nodes then, and no graph."""
 
     @property
     def device(self) -> Device:
@@ -111,10 +113,15 @@ class Plan:
             counts[step.device.name] += len(step.nodes)
         return dict(counts)
 
+    @property
+    def whole(self) -> Partition | None:
+        """The one step of a source that was taken whole; None where the plan is one of an operator graph."""
+        return next((step for step in self.steps if isinstance(step, Partition) and step.whole), None)
+
     def release_weights(self) -> None:
         """Lets go of the weights once everything is compiled: the executables have what they need, and the plan is kept."""
         for step in self.walk():
-            if isinstance(step, Partition):
+            if isinstance(step, Partition) and not step.whole:
                 step.graph.meta.clear()
                 for value in step.graph.initializers.values():
                     value.const_value = None
@@ -139,6 +146,8 @@ class Plan:
 def _step_identity(step: Partition | Control) -> list[Any]:
     if isinstance(step, Control):
         return ["host", _node_identity(step.node), {name: body._identity() for name, body in step.bodies.items()}]
+    if step.whole:
+        return [step.device.name, step.whole]
     return [step.device.name, [_node_identity(node) for node in step.nodes], [rewrite.title for rewrite in step.rewrites]]
 
 

@@ -7,7 +7,8 @@ A provider is one way to run graphs on one family of devices. Three methods are 
     compile(graph, device, options)  an `Executable` for a graph of nodes that it said Yes to
 
 Four are optional: `claims` (nodes that only go together), `lower` (rewrites into the provider's own dialect), and `to_device` and
-`to_host` for a provider whose values do not live in host memory. `versions` makes the memory of past probes precise.
+`to_host` for a provider whose values do not live in host memory. `versions` makes the memory of past probes precise. A provider that
+takes files as they are, as llama.cpp does, says so in `takes_whole` and opens them in `open_whole`: no graph is built then.
 
 Nodes, values and graphs are `onnx_ir` objects. In the graph handed to `compile`, values are wired by name: a value's name is unique
 in it, and a rewrite's replacement nodes give values the names of those that they replace.
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from turnout.device import Device
+    from turnout.formats import Source
 
-__all__ = ["API", "Claim", "Executable", "No", "Provider", "Rewrite", "Yes"]
+__all__ = ["API", "Claim", "Executable", "No", "Provider", "Rewrite", "WholeExecutable", "Yes"]
 
 API = 1
 """The version of this contract. A provider with another `api` is refused as `IncompatiblePlugin`."""
@@ -113,6 +115,17 @@ class Executable(abc.ABC):
         """Frees what the executable holds. Called once; no run follows it."""
 
 
+class WholeExecutable(Executable):
+    """A source that a provider took whole. There is no graph that says what it takes and gives, so it says so itself."""
+
+    inputs: Sequence[ir.Value]
+    """What `run` takes, in order: named values with a type, and a shape as far as it is known."""
+    outputs: Sequence[ir.Value]
+    """What `run` gives, in order."""
+    title: str = "the whole file"
+    """What `explain()` calls it, such as "the whole file, by llama.cpp"."""
+
+
 class Provider(abc.ABC):
     """One execution provider. One instance serves the process; its methods may be called from any thread."""
 
@@ -154,6 +167,22 @@ class Provider(abc.ABC):
     def lower(self, graph: ir.Graph, device: Device) -> Iterable[Rewrite]:
         """Rewrites into the provider's dialect, best first. Their replacement nodes are asked for like any others."""
         return ()
+
+    def takes_whole(self, source: Source, device: Device) -> Yes | No | None:
+        """Whether the device takes this source as it is, before any graph is built; a Yes may tell why in its `remark`.
+
+        Quick: a look at `source.format`, `source.path` and `source.metadata`. A No keeps the device out of the graph as well; None,
+        the answer of every provider that runs operators, leaves it to `supports`. Where another device goes first and runs the whole
+        operator graph, nothing is opened here.
+        """
+        return None
+
+    def open_whole(self, source: Source, device: Device, options: BaseModel | None) -> WholeExecutable:
+        """Opens a source that `takes_whole` said Yes to. Its values live in host memory.
+
+        Raises CompileError where it does not open after all: the next device is asked then, unless only this one was named.
+        """
+        raise NotImplementedError(f"{type(self).__name__} takes sources whole, so it must define open_whole")
 
     def to_device(self, array: Any, device: Device) -> Any:
         """Host array (or list, or None) to a value of the device. Called only where `device.on_host` is false."""

@@ -38,6 +38,8 @@ class Source(abc.ABC):
     """The name of its format."""
     path: Path | None = None
     """The file or folder, None where the model came as bytes or as an object."""
+    accuracy: str = "fast"
+    """What was asked of `load`; a provider that takes sources whole has to keep it too."""
 
     @property
     def metadata(self) -> Mapping[str, Any]:

@@ -42,7 +42,9 @@ def choose(model: Any, accuracy: str, options: Mapping[str, Any]) -> Source:
 
 
 def _open(kind: Format, file: Path | bytes, accuracy: str, options: Mapping[str, Any]) -> Source:
-    return kind.open(file, accuracy=accuracy, options=options.get(kind.name))
+    source = kind.open(file, accuracy=accuracy, options=options.get(kind.name))
+    source.accuracy = accuracy
+    return source
 
 
 def _from_path(path: Path, accuracy: str, options: Mapping[str, Any]) -> Source:
