@@ -184,10 +184,13 @@ def _print_json(value: Any) -> None:
 
 
 @contextmanager
-def _progress(title: str, fractions: bool = False) -> Iterator[Callable[..., None]]:
-    """A bar on stderr where that is a terminal: the function given takes a fraction or a new title."""
+def _progress(title: str, fractions: bool = False, long: bool = False) -> Iterator[Callable[..., None]]:
+    """A bar on stderr where that is a terminal: the function given takes a fraction or a new title.
+
+    long: elsewhere a line of it every ten seconds, so that a log shows that there is life.
+    """
     if not sys.stderr.isatty():
-        yield lambda *_: None
+        yield _log_now_and_then() if long else lambda *_: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -207,6 +210,18 @@ def _progress(title: str, fractions: bool = False) -> Iterator[Callable[..., Non
             bar.update(task, **({"description": said} if isinstance(said, str) else {"completed": said}))
 
         yield update
+
+
+def _log_now_and_then(seconds: float = 10.0) -> Callable[[str], None]:
+    told = time.monotonic()
+
+    def tell(text: str) -> None:
+        nonlocal told
+        if time.monotonic() - told > seconds:
+            told = time.monotonic()
+            click.echo(text, err=True)
+
+    return tell
 
 
 def _load(model: str, device: Sequence[str]) -> Model:
@@ -293,7 +308,7 @@ def doctor(verify: bool, forget: bool, as_json: bool) -> None:
 
     if forget:
         verified.forget()
-    with _progress("looking around") as progress:
+    with _progress("looking around", long=verify) as progress:
         report = examine(progress, verify=verify)
     if as_json:
         _print_json({**report.model_dump(), "ok": report.ok})

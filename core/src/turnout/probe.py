@@ -28,7 +28,7 @@ from turnout.device import Device
 from turnout.errors import BrokenPlugin, TurnoutError, Unavailable
 from turnout.provider import Provider
 
-__all__ = ["CHILD_SECONDS", "Probed", "ending", "forget_hangs", "in_child", "probe", "probe_all", "remembered_file"]
+__all__ = ["CHILD_SECONDS", "Probed", "child_command", "ending", "forget_hangs", "in_child", "probe", "probe_all", "remembered_file"]
 
 log = logging.getLogger("turnout")
 
@@ -137,21 +137,24 @@ def in_child(module: str, argument: str, seconds: float) -> tuple[int, str]:
 
     Raises OSError where there is no interpreter to start, and subprocess.TimeoutExpired.
     """
-    if not sys.executable or getattr(sys, "frozen", False):  # a frozen program would start itself again, not an interpreter
-        raise OSError("this program is not run by a Python interpreter")
-    paths = os.pathsep.join(path for path in sys.path if path)
+    command, environment = child_command(module, argument)
     with tempfile.TemporaryFile() as output:
         code = subprocess.run(
-            [sys.executable, "-P", "-m", module, argument],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            timeout=seconds,
-            check=False,
-            env={**os.environ, "PYTHONPATH": paths},
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, timeout=seconds, check=False, env=environment
         ).returncode
         output.seek(0)
         return code, output.read().decode(errors="replace")
+
+
+def child_command(module: str, argument: str) -> tuple[list[str], dict[str, str]]:
+    """What starts a module of turnout's in a child process that finds the same plugins: the command and its environment.
+
+    Raises OSError where there is no interpreter to start.
+    """
+    if not sys.executable or getattr(sys, "frozen", False):  # a frozen program would start itself again, not an interpreter
+        raise OSError("this program is not run by a Python interpreter")
+    paths = os.pathsep.join(path for path in sys.path if path)
+    return [sys.executable, "-P", "-m", module, argument], {**os.environ, "PYTHONPATH": paths}
 
 
 _DONE = "turnout: the probe came back"

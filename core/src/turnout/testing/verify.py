@@ -6,10 +6,14 @@ what it finds to `turnout.verified`, which remembers it for the planner.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import queue
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,10 +25,14 @@ from turnout.provider import Provider
 from turnout.testing.result import Result
 from turnout.verified import Wrong
 
+Progress = Callable[[str], None]
+
 __all__ = ["Verdict", "verify"]
 
 SECONDS = 600.0
-"""How long a device may take; the environment's TURNOUT_VERIFY_SECONDS goes first."""
+"""How long a device may take; the environment's TURNOUT_VERIFY_SECONDS goes first. What was found until then counts."""
+CASE_SECONDS = 60.0
+"""How long one case may take before its operator counts as one that hangs."""
 CRASHES = 3
 """After so many crashes on one device, what is left of its cases is not tried."""
 
@@ -56,23 +64,29 @@ class Verdict:
         return "; ".join([text, *([f"wrong: {names}"] if names else []), *([self.trouble] if self.trouble else [])])
 
 
-def verify(devices: Sequence[str] | None = None, progress: Callable[[str], None] | None = None) -> list[Verdict]:
+def verify(devices: Sequence[str] | None = None, progress: Progress | None = None) -> list[Verdict]:
     """Verifies the devices of these names, or every device but the reference evaluator's, and remembers what is wrong with each.
 
-    Raises NoSuchDevice for a name that no device here has.
+    progress is told as it goes, several times a second, which device is at which operator. Whoever interrupts it ends the child process
+    too, and nothing is remembered of that device. Raises NoSuchDevice for a name that no device here has.
     """
     found = {device.name: (one.provider, device) for one in probe.probe_all() for device in one.devices}
     names = [name for name in found if not name.startswith("reference:")] if devices is None else [_full(name, found) for name in devices]
     verdicts = []
     for name in names:
-        if progress is not None:
-            progress(f"verifying {name}")
         provider, device = found[name]
-        verdict = _verdict(provider, device)
+        tell = functools.partial(_tell, progress, name)
+        tell("starting")
+        verdict = _verdict(provider, device, tell)
         if verdict.claimed or verdict.wrong:
             verified.remember(device, provider, verdict.wrong)
         verdicts.append(verdict)
     return verdicts
+
+
+def _tell(progress: Progress | None, device: str, what: str) -> None:
+    if progress is not None:
+        progress(f"verifying {device}: {what}")
 
 
 def _full(name: str, found: dict[str, Any]) -> str:
@@ -82,15 +96,15 @@ def _full(name: str, found: dict[str, Any]) -> str:
     return full
 
 
-def _verdict(provider: Provider, device: Device) -> Verdict:
-    """The sweep over all cases, begun again without the operator at which it crashed."""
+def _verdict(provider: Provider, device: Device, progress: Progress) -> Verdict:
+    """The sweep over all cases, begun again without the operator at which it crashed or hung."""
     crashed: dict[str, str] = {}
     while True:
-        results, last, trouble = _swept(provider, device, list(crashed))
+        results, last, trouble = _swept(provider, device, list(crashed), progress)
         if last and len(crashed) < CRASHES and last not in crashed:
             crashed[last] = trouble
             continue
-        return _summed(device, results, crashed, "" if last in crashed or not trouble else trouble)
+        return _summed(device, results, crashed, trouble)
 
 
 def _summed(device: Device, results: list[Result], crashed: dict[str, str], trouble: str) -> Verdict:
@@ -117,41 +131,115 @@ def _versions_of(operator: str) -> Iterator[Wrong]:
             yield schema.domain, schema.name, schema.since_version, ""
 
 
-def _swept(provider: Provider, device: Device, without: list[str]) -> tuple[list[Result], str, str]:
-    """The results; and, where the child process crashed, the operator it was at and what became of it."""
+def _swept(provider: Provider, device: Device, without: list[str], progress: Progress) -> tuple[list[Result], str, str]:
+    """The results; and, where the child process crashed or hung, the operator it was at and what became of it."""
     from turnout.testing.finding import plugin_of
 
-    if plugin_of(provider) is None:
-        return list(_sweep(provider, device, without)), "", ""
     try:
-        limit = float(os.environ.get("TURNOUT_VERIFY_SECONDS") or SECONDS)
-        code, said = probe.in_child("turnout.testing.verify", json.dumps([device.name, without]), limit)
-    except subprocess.TimeoutExpired:
-        return [], "", f"it did not come back within {limit:g} s"
-    except OSError:
-        return list(_sweep(provider, device, without)), "", ""
-    results, at, done = _read_out(said)
-    if done:
-        return results, "", ""
-    return results, at, f"the process {probe.ending(code)} while it ran {at or 'nothing yet'}"
+        child = None if plugin_of(provider) is None else _Child(device.name, without)
+    except OSError:  # no interpreter to start
+        child = None
+    if child is None:
+        found = _Found(progress)
+        for result in _sweep(provider, device, without, lambda case: found.begin(_operator(case))):
+            found.results.append(result)
+        return found.results, "", ""
+    with child:
+        return child.followed(_Found(progress))
+
+
+class _Found:
+    """What is known so far: results, the operator of the case that began last, and whether all cases were tried."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.results: list[Result] = []
+        self.at = ""
+        self.done = False
+        self._progress = progress
+        self._told = 0.0
+        self._begun = 0
+
+    def begin(self, operator: str) -> None:
+        """A case begins."""
+        self.at = operator
+        self._begun += 1
+        if time.monotonic() - self._told > _TELL_SECONDS:
+            self._told = time.monotonic()
+            self._progress(f"{self._begun} cases, {operator}")
+
+    def read(self, line: str) -> None:
+        """A line that the child process printed."""
+        if line.startswith(_RESULT):
+            given = json.loads(line.removeprefix(_RESULT))
+            self.results.append(Result(**{**given, "operators": tuple((d, n, int(v)) for d, n, v in given["operators"])}))
+        elif line.startswith(_CASE):
+            self.begin(line.removeprefix(_CASE))
+        self.done = self.done or line == _DONE
+
+
+class _Child:
+    """The child process that sweeps, read line by line as it goes; leaving the `with` block ends it, also where Control-C does."""
+
+    def __init__(self, device: str, without: list[str]) -> None:
+        command, environment = probe.child_command("turnout.testing.verify", json.dumps([device, without]))
+        self._limit = float(os.environ.get("TURNOUT_VERIFY_SECONDS") or SECONDS)
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            env=environment,
+        )
+        self._lines: queue.Queue[str | None] = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def __enter__(self) -> _Child:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as stdout:
+            for line in stdout:
+                self._lines.put(line.rstrip("\n"))
+        self._lines.put(None)
+
+    def followed(self, found: _Found) -> tuple[list[Result], str, str]:
+        """As `_swept`."""
+        end = time.monotonic() + self._limit
+        while True:
+            left = end - time.monotonic()
+            patience = min(left, CASE_SECONDS) if found.at else left  # making the cases takes its time too
+            try:
+                line = self._lines.get(timeout=max(patience, 0))
+            except queue.Empty:
+                if patience < left:
+                    return found.results, found.at, f"{found.at} did not come back within {CASE_SECONDS:g} s"
+                more = "TURNOUT_VERIFY_SECONDS gives it longer"
+                return (
+                    found.results,
+                    "",
+                    f"not all was tried: it was stopped after {self._limit:g} s, at {found.at or 'nothing yet'}; {more}",
+                )
+            if line is None:
+                break
+            found.read(line)
+        if found.done:
+            return found.results, "", ""
+        return found.results, found.at, f"the process {probe.ending(self._process.wait())} while it ran {found.at or 'nothing yet'}"
 
 
 _RESULT, _CASE, _DONE = "turnout result: ", "turnout case: ", "turnout: all cases were tried"
+_TELL_SECONDS = 0.1
 
 
-def _read_out(said: str) -> tuple[list[Result], str, bool]:
-    """What the child process printed: results, the operator of the case that it began last, and whether it came to the end."""
-    results, at = [], ""
-    for line in said.splitlines():
-        if line.startswith(_RESULT):
-            given = json.loads(line.removeprefix(_RESULT))
-            results.append(Result(**{**given, "operators": tuple((d, n, int(v)) for d, n, v in given["operators"])}))
-        elif line.startswith(_CASE):
-            at = line.removeprefix(_CASE)
-    return results, at, _DONE in said
-
-
-def _sweep(provider: Provider, device: Device, without: Sequence[str], progress: Callable[[str], None] | None = None) -> Iterator[Result]:
+def _sweep(provider: Provider, device: Device, without: Sequence[str], progress: Progress | None = None) -> Iterator[Result]:
     from turnout.testing.operators import sweep
     from turnout.testing.subject import Subject
 
