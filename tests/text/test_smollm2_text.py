@@ -1,0 +1,56 @@
+"""A real language model, from a prompt to text, in Python and on the command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import turnout
+from turnout.cli import cli
+
+QUESTION = "What is the capital of France?"
+
+
+@pytest.fixture(scope="module")
+def exact(smollm2: Path) -> Iterator[turnout.Model]:
+    with turnout.load(smollm2, device="cpu", accuracy="exact") as model:
+        yield model
+
+
+def test_the_capital_of_france(exact: turnout.Model) -> None:
+    result = exact.generate(QUESTION, max_tokens=16).result
+    assert result.text == "The capital of France is Paris."
+    assert result.finish_reason == "stop"
+    assert exact.generate("The capital of France is", raw=True, max_tokens=1).result.text == " Paris"
+
+
+def test_tokens_and_text(exact: turnout.Model) -> None:
+    tokens = exact.tokenize(QUESTION)
+    assert tokens == [1780, 314, 260, 3575, 282, 4649, 47]
+    assert exact.detokenize(tokens) == QUESTION
+    logits = exact.logits(tokens)
+    assert logits.shape == (7, 49152)
+    assert exact.detokenize([int(logits[4].argmax())]) == " France"  # after "What is the capital of"
+
+
+def test_a_conversation_remembers(exact: turnout.Model) -> None:
+    chat = exact.chat(max_tokens=9)
+    assert "Paris" in chat.send(QUESTION).result.text
+    second = chat.send("And of Italy?").result
+    assert "Rome" in second.text
+    assert second.reused_tokens > 30
+
+
+def test_generate_on_the_command_line(smollm2: Path) -> None:
+    ran = CliRunner().invoke(cli, ["generate", str(smollm2), QUESTION, "-d", "cpu", "-n", "2", "--accuracy", "exact"])
+    assert ran.exit_code == 0
+    assert ran.stdout == "The capital\n"
+    assert "prompt: 37 tokens" in ran.stderr
+    assert "answer: 2 tokens" in ran.stderr
+    ran = CliRunner().invoke(cli, ["generate", str(smollm2), "The capital of France is", "-d", "cpu", "-n", "1", "--raw", "--json"])
+    told = json.loads(ran.stdout)
+    assert (told["text"], told["generated_tokens"], told["finish_reason"]) == (" Paris", 1, "length")

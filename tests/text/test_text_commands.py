@@ -1,0 +1,117 @@
+"""`turnout generate` and `turnout chat`, with a small decoder in a folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from small_decoders import folder
+
+from turnout.cli import cli
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: Any) -> str:
+    return str(folder(tmp_path_factory.mktemp("small") / "model"))
+
+
+def run(*arguments: str, stdin: str = "") -> Result:
+    return CliRunner().invoke(cli, list(arguments), input=stdin)
+
+
+def test_text_on_stdout_and_figures_on_stderr(small: str) -> None:
+    ran = run("generate", small, "hello", "-n", "5")
+    assert ran.exit_code == 0
+    assert ran.stdout.endswith("\n")
+    assert "tokens/s (" in ran.stderr
+    assert "tokens/s" not in ran.stdout
+    assert run("generate", small, "-", "-n", "5", stdin="hello").stdout == ran.stdout
+
+
+def test_json_has_every_figure(small: str) -> None:
+    told = json.loads(run("generate", small, "hello", "-n", "5", "--json", "--seed", "3", "-t", "1.5", "--top-k", "4").stdout)
+    assert told["generated_tokens"] <= 5
+    assert {"text", "finish_reason", "tokens_per_second", "first_piece_seconds", "prompt_tokens"} <= set(told)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("-t", "-1"), 5, "temperature"),
+        (("--stop", ""), 5, "stop"),
+        (("--raw", "--system", "x"), 2, "--raw"),
+        (("-d", "nowhere"), 3, "nowhere"),
+        (("--accuracy", "best"), 2, "accuracy"),
+    ],
+)
+def test_wrong_options_are_told(small: str, arguments: tuple[str, ...], code: int, said: str) -> None:
+    ran = run("generate", small, "x", *arguments)
+    assert ran.exit_code == code
+    assert said in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_what_is_no_language_model(tmp_path: Path) -> None:
+    import onnx
+    from onnx import parser
+
+    onnx.save(
+        parser.parse_model('<ir_version: 10, opset_import: ["" : 21]> g (float[2] x) => (float[2] y) { y = Relu(x) }'), tmp_path / "r.onnx"
+    )
+    for command in (("generate", str(tmp_path / "r.onnx"), "x"), ("chat", str(tmp_path / "r.onnx"))):
+        ran = run(*command)
+        assert ran.exit_code == 4
+        assert "does not make text" in ran.stderr
+
+
+def test_a_conversation_with_commands(small: str) -> None:
+    lines = [
+        "hello",
+        "/history",
+        "/set max-tokens=2",
+        "again",
+        "/set top_k=x",
+        "/nothing",
+        "/help",
+        "/system brief",
+        "/history",
+        "/quit",
+        "lost",
+    ]
+    ran = run("chat", small, "-n", "4", stdin="\n".join(lines))
+    assert ran.exit_code == 0
+    assert "user: hello\nassistant: " in ran.stdout
+    assert "system: brief" in ran.stdout
+    assert "lost" not in ran.stdout
+    assert ran.stderr.count("tokens/s (") == 2
+    assert "answer: 4 tokens" in ran.stderr
+    assert "answer: 2 tokens" in ran.stderr
+    assert "error: chat: top_k" in ran.stderr
+    assert "there is no '/nothing'" in ran.stderr
+
+
+def test_a_conversation_for_programs(small: str) -> None:
+    ran = run("chat", small, "-n", "4", "--json", stdin="hello\nagain\n")
+    decoder, rest, told = json.JSONDecoder(), ran.stdout.strip(), []
+    while rest:
+        one, end = decoder.raw_decode(rest)
+        told.append(one)
+        rest = rest[end:].strip()
+    assert [one["generated_tokens"] for one in told] == [4, 4]
+
+
+def test_a_conversation_that_is_too_long_goes_on(tmp_path: Path) -> None:
+    short = str(folder(tmp_path / "short", context=40))
+    ran = run("chat", short, "-n", "2", stdin="hello\n" + "x" * 60 + "\nhi\n")
+    assert ran.exit_code == 0
+    assert "takes 40" in ran.stderr
+    assert ran.stderr.count("tokens/s (") == 2
+
+
+def test_help_lists_them() -> None:
+    ran = run("--help")
+    assert "generate" in ran.stdout
+    assert "chat" in ran.stdout
