@@ -183,9 +183,9 @@ class Model:
         """A stream of pieces of text. Needs a decoder, and the plugin turnout-text. Raises NotGenerative."""
         return self._writer().generate(prompt, **options)
 
-    def chat(self, system: str | None = None, **options: Any) -> Any:
-        """A conversation, with what the system says first. Needs a decoder, and the plugin turnout-text. Raises NotGenerative."""
-        return self._writer().chat(system, **options)
+    def chat(self, *system: str, **options: Any) -> Any:
+        """A conversation; what the system says first may be given. Needs a decoder, and the plugin turnout-text. Raises NotGenerative."""
+        return self._writer().chat(*system, **options)
 
     def tokenize(self, text: str, **options: Any) -> list[int]:
         """The text's tokens. Needs a language model, and the plugin turnout-text. Raises NotGenerative."""
