@@ -282,6 +282,13 @@ def pooled(size: int, stride: int, dilation: int, auto_pad: str = "SAME_UPPER") 
     return witness("MaxPool", {"x": x.reshape(1, 1, 8)}, {"y": x[last].reshape(1, 1, -1)}, 12, **more)
 
 
+def averaged(pads: list[int], version: int = 19) -> Witness:
+    """Means over two rows of ones and over each row with one of zeros, where padding counts."""
+    x, y = np.ones((1, 1, 2, 2), np.float32), [[0.5, 0.5]] * pads[0] + [[1.0, 1.0]] + [[0.5, 0.5]] * pads[2]
+    more = {"kernel_shape": [2, 1], "pads": pads, "count_include_pad": 1}
+    return witness("AveragePool", {"x": x}, {"y": np.array([[y]], np.float32)}, version, **more)
+
+
 WITNESSES: dict[str, list[Callable[[], Witness]]] = {
     "writes the lowest float": [
         lambda: Attention(mode=2, causal=True).witness(),
@@ -318,6 +325,7 @@ WITNESSES: dict[str, list[Callable[[], Witness]]] = {
     "fails where a MatMul": [lambda: multiplied(np.uint32, 0), lambda: multiplied(np.uint64, 0)],
     "counts the windows": [lambda: pooled(3, 3, 2)],
     "pads by less than nothing": [lambda: pooled(1, 3, 1)],
+    "counts AveragePool's padding": [lambda: averaged([0, 0, 1, 0]), lambda: averaged([1, 0, 1, 0])],
     "takes upper and lower case": [lambda: normalizer("UPPER", "xx_YY.UTF-8")],
     "wants the system's locale even": [lambda: normalizer("NONE", "xx_YY.UTF-8", ("Ab",))],
 }
@@ -356,6 +364,7 @@ NEAR: dict[str, list[Callable[[], Witness]]] = {
     "fails where a MatMul": [lambda: multiplied(np.int32, 0), lambda: multiplied(np.uint32, 2)],
     "counts the windows": [lambda: pooled(3, 3, 1), lambda: pooled(2, 2, 1, "VALID")],
     "pads by less than nothing": [lambda: pooled(2, 3, 1), lambda: pooled(1, 3, 1, "VALID")],
+    "counts AveragePool's padding": [lambda: averaged([1, 0, 0, 0]), lambda: averaged([0, 0, 1, 0], 11)],
     "takes upper and lower case": [lambda: normalizer("UPPER", "C"), lambda: normalizer("NONE", "xx_YY.UTF-8")],
     "wants the system's locale even": [lambda: normalizer("NONE", "C", ("Ab",))],
 }

@@ -32,17 +32,19 @@ Version = tuple[int, ...]
 class Quirk:
     """One thing that is wrong: the operators, the nodes of them that it concerns, and the sentence that users read.
 
-    until: the first version of ONNX Runtime that is right; None where none is yet. evidence: ONNX's own cases that show it.
+    since: the first version of ONNX Runtime that is wrong. until: the first that is right again; None where none is yet.
+    evidence: ONNX's own cases that show it.
     """
 
     operators: tuple[str, ...]
     reason: str
     where: Callable[[ir.Node], bool]
+    since: Version = (0,)
     until: Version | None = None
     evidence: tuple[str, ...] = ()
 
     def holds(self, version: Version) -> bool:
-        return self.until is None or version < self.until
+        return self.since <= version and (self.until is None or version < self.until)
 
 
 def quirk(node: ir.Node) -> No | None:
@@ -329,6 +331,15 @@ def _pads_less_than_nothing(node: ir.Node) -> bool:
     return any(length is not None and (-(-length // stride) - 1) * stride + size < length for length, size, stride in sizes)
 
 
+def _pads_by_another_axis(node: ir.Node) -> bool:
+    """Where padding counts, with operator set 19 and later: the end of axis i is taken from entry 2i + 1 of `pads`, not from rank + i."""
+    rank = len(_attribute(node, "kernel_shape", ()))
+    if (node.version or 0) < 19 or rank < 2 or not _attribute(node, "count_include_pad", 0):
+        return False
+    pads = _attribute(node, "pads", [0] * 2 * rank)
+    return _pads_by_itself(node) or any(pads[rank + axis] != pads[2 * axis + 1] for axis in range(rank))
+
+
 # strings
 
 
@@ -551,6 +562,13 @@ QUIRKS: Sequence[Quirk] = (
         ("AveragePool", "LpPool", "MaxPool"),
         "pads by less than nothing where strides are larger than windows and auto_pad is set",
         _pads_less_than_nothing,
+        since=(1, 30),
+    ),
+    Quirk(
+        ("AveragePool",),
+        "counts AveragePool's padding at the end of an axis by that of another one",
+        _pads_by_another_axis,
+        until=(1, 25),
     ),
     Quirk(
         ("StringNormalizer",),
