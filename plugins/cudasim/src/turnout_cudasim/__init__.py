@@ -1,0 +1,1 @@
+"""turnout-cudasim: a CUDA device that needs no GPU."""

@@ -1,0 +1,132 @@
+"""Conversions (PTX ISA, section 9.7.9.21)."""
+
+from __future__ import annotations
+
+from turnout_cudasim import dtypes
+from turnout_cudasim.emit import Emitter
+from turnout_cudasim.opcodes import opcode
+from turnout_cudasim.parse import Instruction
+from turnout_cudasim.report import NotModelled
+
+ROUNDINGS = {"rn": "n", "rz": "z", "rm": "m", "rp": "p", "rna": "na", "rs": "rs"}
+INTEGRAL = ("rni", "rzi", "rmi", "rpi")
+FLOATS = ("f16", "bf16", "f32", "f64", "tf32")
+NARROW = ("e4m3", "e5m2", "e2m1", "e2m3", "e3m2", "ue8m0")
+
+
+def _mode(i: Instruction) -> str:
+    mode = next((m for part, m in ROUNDINGS.items() if part in i.parts), "n")
+    if mode == "rs":
+        raise NotModelled("stochastic rounding (cvt.rs)")
+    return mode
+
+
+def _options(i: Instruction) -> str:
+    return (", relu=True" if i.has("relu") else "") + (", finite=True" if i.has("satfinite") else "")
+
+
+@opcode("cvt")
+def convert(e: Emitter, i: Instruction) -> None:
+    """All integers, f16, bf16, tf32, f32, f64; 8-, 6- and 4-bit floats in pairs; every rounding, .sat, .satfinite, .relu, .ftz."""
+    to, source = i.parts[-2], i.parts[-1]
+    base = to.removesuffix("x2").removesuffix("x4")
+    if to.endswith(("x2", "x4")) and (base in NARROW or base in ("f16", "bf16")):
+        _to_pair(e, i, base)
+    elif source.endswith("x2"):
+        raise NotModelled(f"opcode {i.opcode}")
+    elif to in FLOATS and source in FLOATS:
+        _float_to_float(e, i, to, source)
+    elif to in FLOATS:
+        value = e.read(i.operands[1], source)
+        text = f'int_to_float({value}, "{_mode(i)}", "{dtypes.NUMPY[to]}")'
+        if to == "bf16":
+            e.write(i.operands[0], f'encode(int_to_float({value}, "n", "f8"), "bf16", "{_mode(i)}")', "b16")
+        else:
+            e.write(i.operands[0], f"saturate({text})" if i.has("sat") else text, to)
+    elif source in FLOATS:
+        mode = next((m for m in INTEGRAL if m in i.parts), "rzi")
+        e.write(i.operands[0], f'float_to_int({_float(e, i, source)}, "{mode}", "{dtypes.NUMPY[to]}")', to)
+    else:
+        _integer(e, i, to, source)
+
+
+@opcode("cvt.pack")
+def pack(e: Emitter, i: Instruction) -> None:
+    """Two 32-bit integers to 16 or 8 bits, saturated, side by side."""
+    to = i.parts[3] if i.parts[2] == "sat" else i.parts[2]
+    if to not in ("u16", "s16", "u8", "s8"):
+        raise NotModelled(f"opcode {i.opcode}")
+    a, b = (e.read(o, "s32") for o in i.operands[1:3])
+    c = f", {e.read(i.operands[3], 'u32')}" if len(i.operands) > 3 else ""
+    e.write(i.operands[0], f'pack_integers({a}, {b}, "{dtypes.NUMPY[to]}"{c})', "b32")
+
+
+def _float(e: Emitter, i: Instruction, source: str) -> str:
+    """The source as a NumPy float."""
+    if source in ("f16", "bf16"):
+        return f'decode({e.read(i.operands[1], "b16")}, "{source}")'
+    text = e.read(i.operands[1], "f32" if source == "tf32" else source)
+    return f"flush({text})" if i.has("ftz") and source == "f32" else text
+
+
+def _float_to_float(e: Emitter, i: Instruction, to: str, source: str) -> None:
+    value = _float(e, i, source)
+    integral = next((m for m in INTEGRAL if m in i.parts), "")
+    if integral:
+        value = f'round_integral({value}, "{integral}")'
+    if i.has("sat"):
+        value = f"saturate({value})"
+    if to == "f16":
+        e.write(i.operands[0], f'to_f2({value}, "{_mode(i)}"{_options(i)})', "f16")
+    elif to == "bf16":
+        e.write(i.operands[0], f'encode({value}, "bf16", "{_mode(i)}"{_options(i)})', "b16")
+    elif to == "tf32":
+        e.write(i.operands[0], f'to_tf32({value}, "{_mode(i)}"{_options(i)})', "b32")
+    elif to == "f32":
+        text = f'to_f4({value}, "{_mode(i)}")' if source == "f64" else value
+        e.write(i.operands[0], f"flush({text})" if i.has("ftz") else text, "f32", computed=True)
+    else:
+        e.write(i.operands[0], f"{value}.astype(f8)" if source != "f64" else value, "f64", computed=True)
+
+
+def _to_pair(e: Emitter, i: Instruction, base: str) -> None:
+    """To f16x2, bf16x2 or two small floats; the first source is the upper half."""
+    source = i.parts[-1]
+    if i.parts[-2].endswith("x4"):
+        raise NotModelled(f"opcode {i.opcode}")
+    if source == "f32":
+        high, low = (f'encode({_flushed(e, i, o)}, "{base}", "{_mode(i)}"{_options(i)})' for o in i.operands[1:3])
+    elif source in ("f16x2", "bf16x2"):
+        pair = f'pairs({e.read(i.operands[1], "b32")}, "u2")'
+        low, high = (f'encode(decode({pair}[{n}], "{source[:-2]}"), "{base}", "{_mode(i)}"{_options(i)})' for n in range(2))
+    else:
+        small = source.removesuffix("x2")
+        width = 4 if small == "e2m1" else 8
+        code = e.read(i.operands[1], "b8" if width == 4 else "b16")
+        mask = "u1(15)" if width == 4 else "u2(255)"
+        shift = f"u{1 if width == 4 else 2}({width})"
+        low, high = (
+            f'encode(decode({part}, "{small}"), "{base}", "n"{", relu=True" if i.has("relu") else ""})'
+            for part in (f"({code} & {mask})", f"({code} >> {shift})")
+        )
+    if base in ("f16", "bf16"):
+        e.write(i.operands[0], f"join({low}, {high})", "b32")
+    elif base == "e2m1":
+        e.write(i.operands[0], f"({low} | ({high} << u1(4)))", "b8")
+    else:
+        e.write(i.operands[0], f"join({low}, {high})", "b16")
+
+
+def _flushed(e: Emitter, i: Instruction, operand: str) -> str:
+    text = e.read(operand, "f32")
+    return f"flush({text})" if i.has("ftz") else text
+
+
+def _integer(e: Emitter, i: Instruction, to: str, source: str) -> None:
+    value = e.read(i.operands[1], source)
+    if i.has("sat"):
+        e.write(i.operands[0], f'int_to_int_saturated({value}, "{dtypes.NUMPY[to]}")', to)
+        return
+    # A result wider than its type is extended to the register by the type's own sign, so narrow first.
+    code = dtypes.NUMPY[to]
+    e.write(i.operands[0], f"{value}.astype({code})" if code != dtypes.NUMPY[source] else value, to)

@@ -1,0 +1,92 @@
+"""Instructions of a whole warp (PTX ISA, sections 9.7.9.6 and 9.7.13)."""
+
+from __future__ import annotations
+
+from turnout_cudasim.emit import Emitter, Surveyor
+from turnout_cudasim.opcodes import opcode
+from turnout_cudasim.opcodes.data import _kept_type
+from turnout_cudasim.parse import Instruction
+from turnout_cudasim.report import NotModelled
+
+
+def last(i: Instruction) -> str:
+    return i.operands[-1]
+
+
+@opcode("shfl.sync", effect=True, mask=last)
+def shuffle(e: Emitter, i: Instruction) -> None:
+    """up, down, bfly, idx, with segments; reading from a lane that takes no part is reported."""
+    targets = [t.strip() for t in i.operands[0].split("|")]
+    source, by, bounds, mask = i.operands[1:5]
+    type_ = "b32"
+    if isinstance(e, Surveyor) and e.is_register(source) and e.is_register(targets[0]):
+        e.tie(targets[0], source)
+    if e.is_register(targets[0]):
+        type_ = _kept_type(e, targets[0], type_)
+    arguments = f't, "{i.parts[2]}", {e.read(source, type_)}, {e.read(by, "u32")}, {e.read(bounds, "u32")}, {e.read(mask, "u32")}, {e.site}'
+    if len(targets) == 2:
+        name = e.temporary()
+        e.do(f"{name} = shuffle({arguments}, True)")
+        e.write(targets[0], f"{name}[0]", type_)
+        e.write(targets[1], f"{name}[1]", "pred")
+    else:
+        e.write(targets[0], f"shuffle({arguments})", type_)
+
+
+@opcode("vote.sync", effect=True, mask=last)
+def vote(e: Emitter, i: Instruction) -> None:
+    """ballot, all, any, uni."""
+    mode = i.parts[2]
+    type_ = "b32" if mode == "ballot" else "pred"
+    text = f'vote(t, "{mode}", {e.read(i.operands[1], "pred")}, {e.read(i.operands[2], "u32")}, {e.site})'
+    e.write(i.operands[0], text, type_)
+
+
+@opcode("activemask", effect=True)
+def active_mask(e: Emitter, i: Instruction) -> None:
+    """The lanes that run together at this moment; which they are is not promised, here or on hardware."""
+    e.write(i.operands[0], "active_mask(t)", "u32")
+
+
+@opcode("match.any.sync", "match.all.sync", effect=True, mask=last)
+def match(e: Emitter, i: Instruction) -> None:
+    """The lanes with the same value."""
+    type_ = "u" + i.parts[-1][1:]
+    value, mask = e.read(i.operands[1], type_), e.read(i.operands[2], "u32")
+    targets = [t.strip() for t in i.operands[0].split("|")]
+    if i.has("any"):
+        e.write(targets[0], f"match_any(t, {value}, {mask}, {e.site})", "u32")
+        return
+    name = e.temporary()
+    e.do(f"{name} = match_all(t, {value}, {mask}, {e.site})")
+    e.write(targets[0], f"{name}[0]", "u32")
+    if len(targets) == 2:
+        e.write(targets[1], f"{name}[1]", "pred")
+
+
+@opcode("redux.sync", effect=True, mask=last)
+def reduce(e: Emitter, i: Instruction) -> None:
+    """add, min, max, and, or, xor over the lanes of the mask; min and max of f32."""
+    type_ = i.parts[-1]
+    if type_ == "f32" and i.has("abs", "NaN"):
+        raise NotModelled(f"opcode {i.opcode}")
+    type_ = "u32" if type_ == "b32" else type_
+    e.write(
+        i.operands[0], f'reduce_lanes(t, "{i.parts[2]}", {e.read(i.operands[1], type_)}, {e.read(i.operands[2], "u32")}, {e.site})', type_
+    )
+
+
+@opcode("elect.sync", effect=True, mask=last)
+def elect(e: Emitter, i: Instruction) -> None:
+    """One lane of the mask: the lowest."""
+    lane, predicate = (t.strip() for t in i.operands[0].split("|"))
+    name = e.temporary()
+    e.do(f"{name} = elect(t, {e.read(i.operands[1], 'u32')}, {e.site})")
+    e.write(lane, f"{name}[0]", "u32")
+    e.write(predicate, f"{name}[1]", "pred")
+
+
+@opcode("vote", "shfl", "vote.all", "vote.any", "vote.ballot", refused=True)
+def without_sync(e: Emitter, i: Instruction) -> None:
+    """The forms without .sync do not exist from sm_70 on."""
+    raise NotModelled(f"opcode {i.opcode} (use the .sync form)")

@@ -1,0 +1,128 @@
+"""What the interpreter's tests share: a device, kernels from CUDA C++ and from PTX by hand."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from turnout_cudasim.execute import launch, load
+from turnout_cudasim.memory import Memory
+
+HEADER = ".version 8.4\n.target sm_90a\n.address_size 64\n"
+
+
+class Card:
+    """A small simulated device with one module."""
+
+    def __init__(self, ptx: str, size: int = 1 << 28) -> None:
+        self.memory = Memory(size)
+        self.program = load(ptx, self.memory)
+
+    def put(self, array, label: str = "") -> int:
+        array = np.ascontiguousarray(array)
+        address = self.memory.allocate(array.nbytes, label=label)
+        self.memory.write(address, array.reshape(-1).view(np.uint8))
+        return address
+
+    def empty(self, size: int, label: str = "") -> int:
+        return self.memory.allocate(size, label=label)
+
+    def get(self, address: int, shape, dtype) -> np.ndarray:
+        dtype = np.dtype(dtype)
+        return self.memory.read(address, int(np.prod(shape)) * dtype.itemsize).view(dtype).reshape(shape).copy()
+
+    def run(self, name: str, grid, block, *arguments, **options) -> None:
+        """Arguments: integers (addresses too), Python floats for float32, NumPy scalars, or bytes for structs."""
+        parameters = self.program.module.kernels[name].parameters
+        buffer = bytearray(self.program.module.kernels[name].parameter_bytes)
+        assert len(parameters) == len(arguments)
+        for parameter, value in zip(parameters, arguments, strict=True):
+            if isinstance(value, float):
+                value = np.float32(value)
+            raw = value if isinstance(value, bytes) else value.tobytes() if isinstance(value, np.generic) else None
+            raw = int(value).to_bytes(parameter.size, "little", signed=value < 0) if raw is None else raw
+            assert len(raw) == parameter.size, (parameter, value)
+            buffer[parameter.offset : parameter.offset + parameter.size] = raw
+        launch(self.program, name, triple(grid), triple(block), bytes(buffer), **options)
+
+
+def triple(size):
+    size = size if isinstance(size, tuple) else (size,)
+    return (*size, 1, 1)[:3]
+
+
+@functools.cache
+def headers() -> str:
+    """Where NVRTC puts the headers that it brings along."""
+    folder = Path(tempfile.gettempdir()) / "turnout-cudasim-headers"
+    folder.mkdir(exist_ok=True)
+    return str(folder)
+
+
+@functools.cache
+def compiled(source: str, name: str = "kernel.cu", arch: str = "compute_90a", options: tuple[str, ...] = ()) -> str:
+    """CUDA C++ to PTX, through NVRTC, which needs no GPU."""
+    from cuda.bindings import nvrtc
+
+    _, program = nvrtc.nvrtcCreateProgram(source.encode(), name.encode(), 0, [], [])
+    flags = [f"--gpu-architecture={arch}", "-lineinfo", "--std=c++17", f"--use-bundled-headers={headers()}", *options]
+    (error,) = nvrtc.nvrtcCompileProgram(program, len(flags), [f.encode() for f in flags])
+    if int(error):
+        _, size = nvrtc.nvrtcGetProgramLogSize(program)
+        log = b" " * size
+        nvrtc.nvrtcGetProgramLog(program, log)
+        raise AssertionError(log.decode())
+    _, size = nvrtc.nvrtcGetPTXSize(program)
+    text = b" " * size
+    nvrtc.nvrtcGetPTX(program, text)
+    nvrtc.nvrtcDestroyProgram(program)
+    return text.rstrip(b"\0").decode()
+
+
+def card(source: str, **options) -> Card:
+    return Card(compiled(source, **options))
+
+
+REGISTERS = {"pred": "p", "b8": "b", "b16": "h", "b32": "r", "b64": "d", "f32": "f", "f64": "g"}
+CODES = {"b8": "u1", "b16": "u2", "b32": "u4", "b64": "u8"}
+
+
+def instructions(body: str, inputs, outputs: str, *, threads: int | None = None) -> list[np.ndarray]:
+    """Run PTX by hand: each thread's inputs in %i0, %i1 ..., its outputs from %o0, %o1 ...
+
+    `inputs`: arrays, whose types give the registers'. `outputs`: NumPy codes, such as "u4 f4".
+    """
+    inputs = [np.asarray(a) for a in inputs]
+    wanted = outputs.split()
+    count = threads or inputs[0].size
+    declarations, loads, stores = [], [], []
+    for n, array in enumerate(inputs):
+        kind = f"b{8 * array.dtype.itemsize}"
+        register = "b16" if kind == "b8" else kind
+        declarations.append(f".reg .{register} %i{n};")
+        loads.append(f"ld.param.u64 %a, [in{n}]; mad.wide.u32 %a, %tid, {array.dtype.itemsize}, %a; ld.global.{kind} %i{n}, [%a];")
+    for n, code in enumerate(wanted):
+        kind = f"b{8 * np.dtype(code).itemsize}"
+        register = "b16" if kind == "b8" else kind
+        declarations.append(f".reg .{register} %o{n};")
+        stores.append(f"ld.param.u64 %a, [out{n}]; mad.wide.u32 %a, %tid, {np.dtype(code).itemsize}, %a; st.global.{kind} [%a], %o{n};")
+    parameters = [f".param .u64 in{n}" for n in range(len(inputs))] + [f".param .u64 out{n}" for n in range(len(wanted))]
+    temporaries = " ".join(f".reg .{t} %{letter}<64>;" for t, letter in REGISTERS.items() if t != "b8")
+    ptx = (
+        f"{HEADER}.visible .entry k({', '.join(parameters)}) {{\n.reg .b64 %a; .reg .b32 %tid; .reg .b32 %n; {temporaries}\n"
+        + "\n".join(declarations)
+        + "\nmov.u32 %tid, %tid.x; mov.u32 %n, %ntid.x; mov.u32 %r63, %ctaid.x; mad.lo.u32 %tid, %r63, %n, %tid;\n"
+        + "\n".join(loads)
+        + f"\n{body}\n"
+        + "\n".join(stores)
+        + "\nret;\n}\n"
+    )
+    device = Card(ptx, 1 << 24)
+    block = min(count, 32) if count % 32 else 32
+    assert count % block == 0
+    targets = [device.empty(count * np.dtype(code).itemsize) for code in wanted]
+    device.run("k", count // block, block, *(device.put(a) for a in inputs), *targets)
+    return [device.get(t, count, code) for t, code in zip(targets, wanted, strict=True)]
