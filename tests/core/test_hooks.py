@@ -208,6 +208,71 @@ def test_a_table_of_kernels_writes_its_own_refusals():
             turnout.load(old, device="table")
 
 
+class Kernels(turnout.KernelProvider):
+    """Kernels as somebody writes them who has read the tutorial"""
+
+    name = "kernels"
+
+    @turnout.kernel("LeakyRelu", since=6)
+    def leaky(self, x, alpha=0.01):
+        return np.where(x < 0, x * alpha, x)
+
+    @turnout.kernel("Softmax")
+    def softmax(self, x, axis):
+        self.axis = axis
+        return x
+
+    @turnout.kernel("Split", dtypes=("float32",))
+    def split(self, x, sizes=None, axis=0, num_outputs=None):
+        return np.split(x, np.cumsum(sizes)[:-1] if sizes is not None else num_outputs, axis)
+
+    @turnout.kernel("TopK")
+    def top(self, x, k):
+        return x
+
+    @turnout.kernel("SplitToSequence")
+    def parts(self, x):
+        return list(x)
+
+    @turnout.kernel("Where", dtypes=("float32",))
+    def where(self, condition, x, y):
+        return np.where(condition, x, y)
+
+
+def kernels(body: str, version: int = 21):
+    provider = Kernels()
+    source = f'<ir_version: 10, opset_import: ["" : {version}]> g {body}'
+    with installed(provider), turnout.load(onnx.parser.parse_model(source), device="kernels") as model:
+        return provider, list(model.run({one.name: np.array([[1.0, -2.0]]).astype(one.dtype) for one in model.inputs}).values())
+
+
+def test_a_kernel_gets_the_defaults_of_the_operators_definition():
+    provider, (y,) = kernels("(double[1,2] x) => (double[1,2] y) { y = LeakyRelu(x) }")
+    assert y[0, 1] == -2 * float(np.float32(0.01))  # an attribute is a float32, its default too
+    provider, _ = kernels("(float[1,2] x) => (float[1,2] y) { y = Softmax(x) }", 11)
+    assert provider.axis == 1
+    provider, _ = kernels("(float[1,2] x) => (float[1,2] y) { y = Softmax(x) }")
+    assert provider.axis == -1
+
+
+def test_a_kernel_may_give_a_list_of_outputs_or_one_that_is_a_list():
+    _, (a, b) = kernels("(float[1,2] x) => (float[1,1] a, float[1,1] b) { a, b = Split<axis=1, num_outputs=2>(x) }")
+    assert (a.item(), b.item()) == (1, -2)
+    _, (parts,) = kernels("(float[1,2] x) => (seq(float[1,2]) y) { y = SplitToSequence(x) }")
+    assert isinstance(parts, list)
+    with pytest.raises(RunError, match="the TopK kernel gave 1 values for 2 outputs"):
+        kernels("(float[1,2] x) => (float[1,1] y, int64[1,1] at) { k = Constant<value_ints = [1]>() y, at = TopK(x, k) }")
+
+
+def test_the_types_of_a_kernel_say_nothing_of_inputs_that_have_none_of_them():
+    _, (a, b) = kernels("(float[1,2] x) => (float[1,1] a, float[1,1] b) { s = Constant<value_ints = [1, 1]>() a, b = Split<axis=1>(x, s) }")
+    assert (a.item(), b.item()) == (1, -2)
+    _, (y,) = kernels("(bool[1,2] c, float[1,2] x) => (float[1,2] y) { y = Where(c, x, x) }")
+    assert y.tolist() == [[1, -2]]
+    with pytest.raises(turnout.TurnoutError, match="Where kernel takes float32, not float64"):
+        kernels("(bool[1,2] c, double[1,2] x) => (double[1,2] y) { y = Where(c, x, x) }")
+
+
 @pytest.mark.parametrize(("raised", "expected"), [(MemoryError("too big"), OutOfMemory), (ZeroDivisionError("a bug"), RunError)])
 def test_what_a_plugin_raises_in_a_run_is_an_error_of_turnouts(raised, expected):
     class Raising(turnout.KernelProvider):

@@ -7,12 +7,14 @@
         def relu(self, x):
             return np.maximum(x, 0)
 
-A kernel takes the node's inputs by position (None for one that is left out) and its attributes by keyword, and returns the output, or a
-tuple of outputs.
+A kernel takes the node's inputs by position (None for one that is left out) and its attributes by keyword: those that the node has, and
+the operator's defaults for others that it has a parameter for. It returns the output, or a tuple or list of outputs.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -24,6 +26,8 @@ from turnout.provider import Executable, No, Provider, Yes
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from turnout.operator import Operator
+
 __all__ = ["Kernel", "KernelExecutable", "KernelProvider", "kernel"]
 
 
@@ -32,7 +36,8 @@ class Kernel:
     """One line of the table: the operator, the versions of it that this is right for, and the element types it takes.
 
     since: the first operator set version whose definition it follows; until: the last one, None for every later one.
-    dtypes: NumPy names of the element types that every input and output may have; None for all.
+    dtypes: NumPy names of the element types that inputs and outputs may have; None for all. Those that the operator's definition lets
+    have none of them (the axes of a reduction, the indices of Gather, the condition of Where) may be whatever it admits.
     """
 
     function: Callable[..., Any]
@@ -45,13 +50,17 @@ class Kernel:
     def refusal(self, node: ir.Node) -> str:
         """Why it does not take the node; "" where it does."""
         from turnout.graph import describe, element_type, ir
+        from turnout.operator import operator_of
 
         version = node.version or 1
         if version < self.since or (self.until is not None and version > self.until):
             span = f"{self.since} and later" if self.until is None else f"{self.since} to {self.until}"
             return f"{self.op_type} kernel is for operator set {span}, not {version}"
-        for value in (*node.inputs, *node.outputs):
-            if value is None or self.dtypes is None:
+        if self.dtypes is None:
+            return ""
+        asked = _asked(operator_of(node), self.dtypes, len(node.inputs), len(node.outputs))
+        for value, matters in zip((*node.inputs, *node.outputs), asked, strict=True):
+            if value is None or not matters:
                 continue
             if not isinstance(value.type, ir.TensorType):
                 return f"{self.op_type} kernel takes tensors, not {describe(value)}"
@@ -60,6 +69,23 @@ class Kernel:
             if name not in self.dtypes:
                 return f"{self.op_type} kernel takes {', '.join(self.dtypes)}, not {name}"
         return ""
+
+
+@functools.cache
+def _asked(operator: Operator | None, dtypes: tuple[str, ...], inputs: int, outputs: int) -> tuple[bool, ...]:
+    """For each input, then each output, whether its definition admits one of the types at all, so that they speak of it."""
+    schema = None if operator is None else operator.schema
+    if schema is None:
+        return (True,) * (inputs + outputs)
+    names = {f"tensor({_ONNX_NAMES.get(dtype, dtype)})" for dtype in dtypes}
+    found: list[bool] = []
+    for count, parameters in ((inputs, schema.inputs), (outputs, schema.outputs)):
+        speaks = [bool(names & set(parameter.types)) for parameter in parameters]
+        found += [speaks[min(place, len(speaks) - 1)] for place in range(count)]  # the last one may stand for many
+    return tuple(found)
+
+
+_ONNX_NAMES = {"float32": "float", "float64": "double"}
 
 
 def kernel(
@@ -125,18 +151,48 @@ class KernelExecutable(Executable):
         from turnout.tensor import host_results
 
         named = self._constants | dict(zip(self._inputs, values, strict=True))
-        for row, title, inputs, attributes, outputs in self._calls:
+        for row, title, inputs, attributes, outputs, single in self._calls:
             try:
                 result = row.function(self._provider, *(None if name is None else named[name] for name in inputs), **attributes)
             except Exception as error:
                 raise RunError(f"{self._provider.name}: the {title} kernel failed: {type(error).__name__}: {error}") from error
-            named.update(zip(outputs, result if isinstance(result, tuple) else (result,), strict=False))
+            values = _outputs(result, single)
+            if len(values) < len(outputs):
+                raise RunError(f"{self._provider.name}: the {title} kernel gave {len(values)} values for {len(outputs)} outputs")
+            named.update(zip(outputs, values, strict=False))
         return host_results([named[name] for name in self._outputs], values)
 
 
-def _call(provider: KernelProvider, node: ir.Node) -> tuple[Kernel, str, list[str | None], dict[str, Any], list[str | None]]:
+Call = tuple[Kernel, str, "list[str | None]", dict[str, Any], "list[str | None]", bool]
+"""The kernel; the operator; the names of the inputs; the attributes; the names of the outputs; whether a list is one output, a sequence."""
+
+
+def _call(provider: KernelProvider, node: ir.Node) -> Call:
+    from turnout.graph import ir
+
     row = provider.pick(node)
     assert isinstance(row, Kernel), "compile is given only what supports said Yes to"
-    attributes = {name: attribute.value for name, attribute in node.attributes.items()}
+    attributes = _defaults(row, node) | {name: attribute.value for name, attribute in node.attributes.items()}
     inputs = [None if value is None else value.name for value in node.inputs]
-    return row, node.op_type, inputs, attributes, [value.name for value in node.outputs]
+    single = len(node.outputs) == 1 and isinstance(node.outputs[0].type, ir.SequenceType)
+    return row, node.op_type, inputs, attributes, [value.name for value in node.outputs], single
+
+
+def _defaults(row: Kernel, node: ir.Node) -> dict[str, Any]:
+    """What the operator's definition says of attributes that the node lacks and the kernel has a parameter for."""
+    from onnx import helper
+
+    from turnout.operator import operator_of
+
+    operator = operator_of(node)
+    if operator is None or operator.schema is None:
+        return {}
+    known = operator.schema.attributes
+    found = {name: known[name].default_value for name in inspect.signature(row.function).parameters if name in known}
+    values = {name: helper.get_attribute_value(default) for name, default in found.items() if default.type}
+    return {name: value.decode() if isinstance(value, bytes) else value for name, value in values.items()}
+
+
+def _outputs(result: Any, single: bool) -> Sequence[Any]:
+    """The outputs, from what a kernel returned."""
+    return result if isinstance(result, tuple) or (isinstance(result, list) and not single) else (result,)
