@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import small_decoders
+import gguf_decoders
 from made import MadeTensor, gguf
 
 if TYPE_CHECKING:
@@ -81,12 +81,12 @@ BYTES = (flip_bits, hostile_number, cut, drop, repeat, noise, scramble_weights)
 
 @functools.cache
 def tensors_of(kind: str) -> tuple[MadeTensor, ...]:
-    return tuple(small_decoders.tensors(kind))
+    return tuple(gguf_decoders.tensors(kind))
 
 
 @functools.cache
 def sound(kind: str) -> bytes:
-    return gguf(small_decoders.keys(), tensors_of(kind))
+    return gguf(gguf_decoders.keys(), tensors_of(kind))
 
 
 def typed(draw: random.Random) -> Any:
@@ -109,7 +109,7 @@ def typed(draw: random.Random) -> Any:
 
 def with_other_keys(kind: str, draw: random.Random) -> bytes:
     architecture = draw.choice(("llama", "qwen2", "qwen3"))
-    keys = small_decoders.keys(architecture, {"note": "", "rope.freq_base": 10000.0})
+    keys = gguf_decoders.keys(architecture, {"note": "", "rope.freq_base": 10000.0})
     more = ("rope.freq_base", "rope.scaling.type", "rope.scaling.factor", "rope.dimension_count", "attention.key_length", "expert_count")
     for _ in range(draw.randint(1, 3)):
         name = draw.choice((*keys, "general.alignment", *(f"{architecture}.{key}" for key in more)))
@@ -138,7 +138,7 @@ def with_other_tensors(kind: str, draw: random.Random) -> bytes:
                 MadeTensor("rope_freqs.weight", one.kind, one.shape, one.data),
             )
         )
-    return gguf(small_decoders.keys(), tensors)
+    return gguf(gguf_decoders.keys(), tensors)
 
 
 def case(number: int) -> bytes:
@@ -166,10 +166,10 @@ def case(number: int) -> bytes:
 def outcome(file: bytes, *, run: bool) -> str:
     """One word or sentence for what becomes of it; raises for what must not be."""
     from turnout.errors import InvalidModel
-    from turnout_gguf.format import GgufFormat
+    from turnout_gguf.format import GgufFormat, Options
 
     try:
-        source = GgufFormat(exact=True, cache=len(file) % 2 == 1 and not run).open(file)
+        source = GgufFormat().open(file, accuracy="exact", options=Options(batch=1 if run or len(file) % 2 else None))
         for value in source.metadata.values():
             len(list(value)) if hasattr(value, "__len__") else value
         model = source.model()
@@ -191,17 +191,18 @@ def _refusal(error: TurnoutError) -> str:
 
 def _run(model: Any) -> str:
     import numpy as np
+    from running import logits_of
 
     import turnout
 
     with turnout.load(model, device="cpu") as loaded:
-        logits = loaded.run(input_ids=np.zeros((1, 2), np.int64))["logits"]
+        logits = logits_of(loaded, [0, 0])
     return "finite logits" if np.isfinite(logits).all() else "logits that are not finite"
 
 
 def child(first: int, count: int, every: int) -> None:
     """Prints a line for each case, as soon as it is done."""
-    outcome(small_decoders.decoder(), run=every > 0)  # what is imported and allocated once is not what is measured
+    outcome(gguf_decoders.decoder(), run=every > 0)  # what is imported and allocated once is not what is measured
     for number in range(first, first + count):
         file = case(number)
         _limit(len(file) + HEADROOM)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import gguf_decoders
 import numpy as np
 import pytest
-import small_decoders
 from forward import Oracle
 from made import BY_NAME, MadeTensor, gguf, tensor
+from running import Text, load, logits_of
 
 import turnout
 from turnout.errors import InvalidModel
@@ -17,13 +18,13 @@ from turnout_gguf.format import GgufFormat
 from turnout_gguf.reader import read
 from turnout_gguf.weights import DENSE
 
-IDS = np.random.default_rng(0).integers(0, small_decoders.VOCABULARY, (2, 13))
+IDS = np.random.default_rng(0).integers(0, gguf_decoders.VOCABULARY, (2, 13))
 
 
 def check(file: bytes, *, exact: bool = True, bound: float = 2e-5) -> None:
     """Logits differ from the oracle's by no more than `bound` of the largest."""
-    model = turnout.load(GgufFormat(exact=exact).open(file).model(), device="cpu")
-    logits = model.run(input_ids=IDS)["logits"]
+    model = load(file, accuracy="exact" if exact else "fast")
+    logits = np.stack([logits_of(model, row) for row in IDS])
     wanted = np.stack([Oracle(read(file)).logits(row) for row in IDS])
     assert logits.dtype == np.float32
     assert logits.shape == wanted.shape
@@ -33,12 +34,12 @@ def check(file: bytes, *, exact: bool = True, bound: float = 2e-5) -> None:
 
 @pytest.mark.parametrize("kind", [*DENSE, *QUANTISED])
 def test_every_type_of_weights(kind: str) -> None:
-    check(small_decoders.decoder(kind=kind))
+    check(gguf_decoders.decoder(kind=kind))
 
 
 @pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q6_K"])
 def test_with_rounded_activations_the_logits_stay_near(kind: str) -> None:
-    file = small_decoders.decoder(kind=kind)
+    file = gguf_decoders.decoder(kind=kind)
     check(file, exact=False, bound=0.1)
     with pytest.raises(AssertionError):  # the option does something
         check(file, exact=False)
@@ -60,75 +61,100 @@ CASES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_llama(case: str) -> None:
-    check(small_decoders.decoder(**CASES[case]))
+    check(gguf_decoders.decoder(**CASES[case]))
 
 
 def test_llama_3_stretches_each_frequency() -> None:
     factors = np.linspace(1, 8, 32).astype("<f4")
-    made = [MadeTensor("rope_freqs.weight", 0, (32,), factors.tobytes()), *small_decoders.tensors()]
-    check(gguf(small_decoders.keys(), made))
+    made = [MadeTensor("rope_freqs.weight", 0, (32,), factors.tobytes()), *gguf_decoders.tensors()]
+    check(gguf(gguf_decoders.keys(), made))
 
 
 @pytest.mark.parametrize("kind", ["F16", "Q4_1"])
 def test_qwen2(kind: str) -> None:
-    check(small_decoders.decoder("qwen2", kind=kind, biases="q k v"))
+    check(gguf_decoders.decoder("qwen2", kind=kind, biases="q k v"))
 
 
 @pytest.mark.parametrize("kind", ["F32", "Q8_0"])
 def test_qwen3(kind: str) -> None:
-    check(small_decoders.decoder("qwen3", kind=kind, head_norms=True))
+    check(gguf_decoders.decoder("qwen3", kind=kind, head_norms=True))
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen3"])
-def test_with_a_cache_tokens_may_come_in_any_portions(architecture: str) -> None:
-    file = small_decoders.decoder(architecture, kind="Q4_1")
-    wanted = np.stack([Oracle(read(file)).logits(row) for row in IDS])
-    model = turnout.load(GgufFormat(exact=True, cache=True).open(file).model(), device="cpu")
-    shape = (2, small_decoders.KEY_HEADS, 20, small_decoders.HEAD)
-    # what lies in the cache beyond its tokens must not matter
-    state = {info.name: np.full(shape, 7, np.float32) for info in model.inputs if info.name.startswith(("past_key", "past_value"))}
-    assert len(state) == 2 * small_decoders.BLOCKS
-    start, pieces = 0, []
+def test_tokens_may_come_in_any_portions(architecture: str) -> None:
+    file = gguf_decoders.decoder(architecture, kind="Q4_1", head_norms=architecture == "qwen3")
+    wanted = Oracle(read(file)).logits(IDS[0])
+    text = Text(load(file), capacity=20)  # what lies in the cache beyond its tokens does not matter
+    pieces, start = [], 0
     for portion in (5, 1, 4, 1, 2):
-        found = model.run({"input_ids": IDS[:, start : start + portion], "past_tokens": np.full(2, start), **state})
-        pieces.append(found.pop("logits"))
-        state = {name.replace("present", "past"): array for name, array in found.items()}
+        pieces.append(text.feed(IDS[:1, start : start + portion])[0])
         start += portion
-    logits = np.concatenate(pieces, 1)
+    logits = np.concatenate(pieces)
     assert start == IDS.shape[1]
     assert np.abs(logits - wanted).max() < 2e-5 * np.abs(wanted).max()
 
 
-def test_with_a_cache_rows_may_be_of_different_lengths() -> None:
-    file = small_decoders.decoder()
-    model = turnout.load(GgufFormat(exact=True, cache=True).open(file).model(), device="cpu")
-    shape = (2, small_decoders.KEY_HEADS, 20, small_decoders.HEAD)
-    state = {info.name: np.zeros(shape, np.float32) for info in model.inputs if info.name.startswith(("past_key", "past_value"))}
-    found = model.run({"input_ids": IDS[:, :6], "past_tokens": np.zeros(2, np.int64), **state})
-    state = {name.replace("present", "past"): array for name, array in found.items() if name != "logits"}
-    # the second row forgets two tokens and goes on from the fourth
-    found = model.run({"input_ids": np.array([IDS[0, 6:7], IDS[1, 4:5]]), "past_tokens": np.array([6, 4]), **state})
+def test_only_wanted_logits_are_computed() -> None:
+    model = load(gguf_decoders.decoder(kind="Q4_1"))
+    every = logits_of(model, IDS[0])
+    some = Text(model).feed(IDS[:1], wanted=[12, 3])[0]
+    assert some.shape == (2, gguf_decoders.VOCABULARY)
+    assert np.abs(some - every[[12, 3]]).max() < 1e-6 * np.abs(every).max()
+
+
+SCATTERS = ["cpu", "reference"]  # the CPU provider has TensorScatter in the newer ONNX Runtimes only
+
+
+@pytest.mark.parametrize("portion", [1, 2])
+def test_rows_may_be_of_different_lengths(portion: int) -> None:
+    file = gguf_decoders.decoder()
+    text = Text(load(file, batch=None, device=SCATTERS), rows=2, capacity=20)
+    text.feed(IDS[:, :6])
+    text.past = np.array([6, 4])  # the second row forgets two tokens and goes on from the fourth
+    found = text.feed(np.array([IDS[0, 6 : 6 + portion], IDS[1, 4 : 4 + portion]]))
     oracle = Oracle(read(file))
-    wanted = np.stack([oracle.logits(IDS[0, :7])[-1:], oracle.logits(IDS[1, :5])[-1:]])
-    assert np.abs(found["logits"] - wanted).max() < 2e-5 * np.abs(wanted).max()
+    wanted = np.stack([oracle.logits(IDS[0, : 6 + portion])[6:], oracle.logits(IDS[1, : 4 + portion])[4:]])
+    assert np.abs(found - wanted).max() < 2e-5 * np.abs(wanted).max()
+
+
+def test_the_cache_is_updated_in_place() -> None:
+    model = load(gguf_decoders.decoder(kind="Q4_1"))
+    caches = {info.name: info.alias for info in model.outputs if info.alias}
+    assert caches == {f"present_{what}.{n}": f"past_{what}.{n}" for n in range(2) for what in ("key", "value")}
+    text = Text(model)
+    past, ids = np.zeros(1, np.int64), np.zeros((1, 1), np.int64)
+    buffers = {present: text.state[name] for present, name in caches.items()}
+    feed = {"input_ids": ids, "past_tokens": past, "wanted_tokens": np.zeros(1, np.int64), **text.state}
+    bound = model.bind(feed, outputs=buffers)
+    wanted = logits_of(model, IDS[0])
+    for position, token in enumerate(IDS[0]):
+        ids[0, 0], past[0] = token, position
+        found = bound.run()
+        assert found["present_key.1"] is text.state["past_key.1"]
+        assert np.abs(found["logits"][0, 0] - wanted[position]).max() < 1e-5 * np.abs(wanted).max()
 
 
 def test_the_order_of_the_tokens_matters() -> None:
-    model = turnout.load(GgufFormat(exact=True).open(small_decoders.decoder()).model(), device="cpu")
-    logits = model.run(input_ids=np.array([[5, 6, 7], [6, 5, 7]]))["logits"]
-    assert np.abs(logits[0, -1] - logits[1, -1]).max() > 1e-3 * np.abs(logits).max()
+    model = load(gguf_decoders.decoder())
+    one, other = logits_of(model, [5, 6, 7]), logits_of(model, [6, 5, 7])
+    assert np.abs(one[-1] - other[-1]).max() > 1e-3 * np.abs(one).max()
 
 
 def test_a_path_loads_by_itself(tmp_path: Any) -> None:
     path = tmp_path / "small.gguf"
-    path.write_bytes(small_decoders.decoder(kind="Q4_K"))
+    path.write_bytes(gguf_decoders.decoder(kind="Q4_K"))
     with turnout.load(path, device="cpu") as model:
-        assert [str(value) for value in (*model.inputs, *model.outputs)] == ["int64[batch,tokens]", "float32[batch,tokens,96]"]
-        assert model.run(input_ids=IDS)["logits"].shape == (2, 13, 96)
+        assert [str(value) for value in (*model.inputs[:3], model.outputs[0])] == [
+            "int64[1,tokens]",
+            "int64[1]",
+            "int64[wanted]",
+            "float32[1,wanted,96]",
+        ]
+        assert logits_of(model, IDS[0]).shape == (13, 96)
 
 
 def test_weights_that_a_runtime_reads_as_they_are_stay_in_the_file() -> None:
-    file = small_decoders.decoder(kind="F16")
+    file = gguf_decoders.decoder(kind="F16")
     initializers = GgufFormat().open(file).model().graph.initializers
     whole = np.frombuffer(file, np.uint8)
     for name in ("token_embd.weight", "blk.1.ffn_down.weight.transposed", "output_norm.weight"):
@@ -142,22 +168,22 @@ def test_planning_reads_no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("weights were repacked")
 
     monkeypatch.setattr("turnout_gguf.weights.repack", refuse)
-    model = GgufFormat().open(small_decoders.decoder(kind="Q4_K")).model()
+    model = GgufFormat().open(gguf_decoders.decoder(kind="Q4_K")).model()
     with pytest.raises(AssertionError, match="repacked"):
         model.graph.initializers["token_embd.weight.scales"].const_value.numpy()  # type: ignore[union-attr]
 
 
 def without(name: str) -> bytes:
-    return gguf(small_decoders.keys(), [one for one in small_decoders.tensors() if one.name != name])
+    return gguf(gguf_decoders.keys(), [one for one in gguf_decoders.tensors() if one.name != name])
 
 
 def changed(**changes: Any) -> bytes:
-    return small_decoders.decoder(changes={key.replace("__", "."): value for key, value in changes.items()})
+    return gguf_decoders.decoder(changes={key.replace("__", "."): value for key, value in changes.items()})
 
 
 UNBUILDABLE: dict[str, tuple[bytes, str]] = {
     "no architecture": (gguf({}), "its architecture is None"),
-    "an unknown one": (gguf({"general.architecture": "warp"}), "its architecture is 'warp', and turnout builds llama, qwen2, qwen3"),
+    "an unknown one": (gguf({"general.architecture": "warp"}), "its architecture is 'warp', and turnout builds llama, qwen2, qwen3, phi3"),
     "an architecture that is a number": (gguf({"general.architecture": 7}), "its architecture is 7"),
     "a missing key": (changed(block_count=None), "llama.block_count is missing"),
     "a key of the wrong type": (changed(embedding_length="wide"), "embedding_length is 'wide'"),
@@ -169,15 +195,15 @@ UNBUILDABLE: dict[str, tuple[bytes, str]] = {
     "an odd number of turned elements": (changed(rope__dimension_count=33), "turn 33 elements"),
     "no epsilon": (changed(attention__layer_norm_rms_epsilon=float("nan")), "epsilon is nan"),
     "experts": (changed(expert_count=8), "expert_count is 8, which turnout cannot compute yet"),
-    "yarn": (changed(rope__scaling__type="yarn"), "scaled by 'yarn'"),
+    "an unknown scaling": (changed(rope__scaling__type="su"), "scaled by 'su'"),
     "scaling by an array": (changed(rope__scaling__type=np.array([], "i4")), "scaled by array([]"),
     "a missing tensor": (without("blk.1.ffn_up.weight"), "missing"),
     "a missing table": (without("token_embd.weight"), "'token_embd.weight' is missing"),
     "a tensor of another shape": (changed(embedding_length=128), "token_embd.weight' is [96, 256], and the metadata want [96, 128]"),
-    "a tensor without a place": (gguf(small_decoders.keys(), [*small_decoders.tensors(), tensor("x.y", "F32", (4,))]), "no place"),
-    "a bias where the family has none": (small_decoders.decoder("qwen2", biases="q").replace(b"attn_q.bias", b"ffn_up.bias"), "no place"),
+    "a tensor without a place": (gguf(gguf_decoders.keys(), [*gguf_decoders.tensors(), tensor("x.y", "F32", (4,))]), "no place"),
+    "a bias where the family has none": (gguf_decoders.decoder("qwen2", biases="q").replace(b"attn_q.bias", b"ffn_up.bias"), "no place"),
     "a type that cannot be read": (
-        gguf(small_decoders.keys(), [MadeTensor("token_embd.weight", 16, (96, 256), bytes(96 * BY_NAME["IQ2_XXS"].nbytes))]),
+        gguf(gguf_decoders.keys(), [MadeTensor("token_embd.weight", 16, (96, 256), bytes(96 * BY_NAME["IQ2_XXS"].nbytes))]),
         "type IQ2_XXS",
     ),
 }

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from forward import Oracle
 from numpy.typing import NDArray
+from running import logits_of
 
 import turnout
 from turnout.model import Model
-from turnout_gguf.format import GgufFormat
 from turnout_gguf.reader import Metadata, read
 
 PARAGRAPH = (
@@ -70,18 +70,12 @@ def wanted(smollm2: Path, ids: list[int]) -> NDArray[Any]:
 
 @pytest.fixture(scope="module")
 def exact(smollm2: Path) -> Model:
-    return turnout.load(GgufFormat(exact=True).open(smollm2).model(), device="cpu")
+    return turnout.load(smollm2, device="cpu", accuracy="exact")
 
 
 @pytest.fixture(scope="module")
 def fast(smollm2: Path) -> Model:
     return turnout.load(smollm2, device="cpu")
-
-
-def logits_of(model: Model, ids: Sequence[int]) -> NDArray[np.float32]:
-    """[tokens, vocabulary]."""
-    logits: NDArray[np.float32] = model.run(input_ids=np.array([ids]))["logits"][0]
-    return logits
 
 
 def perplexity(logits: NDArray[Any], ids: Sequence[int]) -> float:
@@ -130,8 +124,3 @@ def test_rounded_activations_cost_two_percent_of_perplexity_at_most(fast: Model,
 def test_the_capital_of_france(which: str, words: Words, request: pytest.FixtureRequest) -> None:
     logits = logits_of(request.getfixturevalue(which), words.encode("The capital of France is"))
     assert words.decode([int(logits[-1].argmax())]) == " Paris"
-
-
-def test_rows_of_a_batch_do_not_see_each_other(exact: Model, ids: list[int]) -> None:
-    both = exact.run(input_ids=np.array([ids[:20], ids[20:40]]))["logits"]
-    assert np.abs(both[1] - logits_of(exact, ids[20:40])).max() < 1e-3

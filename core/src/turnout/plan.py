@@ -223,7 +223,12 @@ def _border(run: Run, assignment: Assignment) -> tuple[list[ir.Value], list[ir.V
         if node not in inside:
             wanted.update(values)
     outputs = [value for node in run.nodes for value in node.outputs if value in wanted and value.name]
-    return list(inputs), outputs
+    return _in_order(list(inputs), assignment.graph.inputs), _in_order(outputs, assignment.graph.outputs)
+
+
+def _in_order(values: list[ir.Value], of_graph: Sequence[ir.Value]) -> list[ir.Value]:
+    """Where these are all of the graph's, its own order: then one partition is the whole model, and nothing stands before it."""
+    return list(of_graph) if len(values) == len(of_graph) and set(values) == set(of_graph) else values
 
 
 def _partition(run: Run, assignment: Assignment, inputs: list[ir.Value], outputs: list[ir.Value]) -> Partition:

@@ -189,10 +189,11 @@ def _key(provider: Provider, plugin: plugins.Plugin) -> str:
 
 def remembered_file() -> Path:
     """The file that remembers which probes came back; TURNOUT_CACHE moves the folder it is in."""
-    return _cache_folder() / "probes.json"
+    return cache_folder() / "probes.json"
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
+    """Where turnout keeps what it may lose: TURNOUT_CACHE, or the user's cache folder."""
     if folder := os.environ.get("TURNOUT_CACHE"):
         return Path(folder)
     import platformdirs
@@ -201,7 +202,7 @@ def _cache_folder() -> Path:
 
 
 def _hangs_file() -> Path:
-    return _cache_folder() / "hangs.json"
+    return cache_folder() / "hangs.json"
 
 
 def forget_hangs() -> None:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from turnout.device import Device
 from turnout_ort.provider import OrtProvider
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from turnout.provider import Rewrite
 
 __all__ = ["CpuProvider", "Options"]
 
@@ -46,6 +51,11 @@ class CpuProvider(OrtProvider):
     def probe(self) -> Sequence[Device]:
         self.require()
         return [Device(self.name, description=_brand(), memory=_memory())]
+
+    def lower(self, graph: ir.Graph, device: Device) -> Iterable[Rewrite]:
+        from turnout_cpu.dialect import rewrites
+
+        return rewrites(graph)
 
     def configure(self, settings: Any, device: Device, options: BaseModel | None) -> None:
         from turnout_ort.runtime import onnxruntime

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from turnout.formats import Format, Source
 from turnout_gguf.reader import Gguf, Metadata, read
@@ -12,27 +14,32 @@ from turnout_gguf.reader import Gguf, Metadata, read
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["GgufFormat", "GgufSource"]
+    from turnout_gguf.store import Store
+
+__all__ = ["GgufFormat", "GgufSource", "Options"]
+
+
+class Options(BaseModel):
+    """The load options of GGUF files: `load(..., options={"gguf": {"keep": False}})`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    keep: bool = Field(default=True, description="keep repacked weights on disk, so that the next load is quick")
+    keep_bytes: int = Field(default=32 << 30, ge=0, description="bytes that repacked weights of all models may take on disk")
+    batch: int | None = Field(default=1, ge=1, description="texts computed side by side; None for any number, which is slower")
 
 
 class GgufFormat(Format):
-    """The GGUF file format, versions 2 and 3.
-
-    exact: products compute in float32 throughout; else a runtime may round the activations to 8 bits, which is several times quicker.
-    cache: the graph takes and gives a cache of keys and values; turnout_gguf.decoder says which inputs and outputs that adds.
-    """
+    """The GGUF file format, versions 2 and 3."""
 
     name = "gguf"
-
-    def __init__(self, *, exact: bool = False, cache: bool = False) -> None:
-        self.exact = exact
-        self.cache = cache
+    Options: ClassVar[type[BaseModel] | None] = Options
 
     def accepts(self, head: bytes, name: str) -> bool:
         return head.startswith(b"GGUF") or name.lower().endswith(".gguf")
 
     def open(self, file: Path | bytes, *, accuracy: str = "fast", options: Any = None) -> GgufSource:
-        return GgufSource(file, exact=self.exact or accuracy == "exact", cache=self.cache)
+        return GgufSource(file, exact=accuracy == "exact", options=options)
 
 
 class GgufSource(Source):
@@ -40,11 +47,11 @@ class GgufSource(Source):
 
     format = "gguf"
 
-    def __init__(self, file: Path | bytes, *, exact: bool = False, cache: bool = False) -> None:
+    def __init__(self, file: Path | bytes, *, exact: bool = False, options: Options | None = None) -> None:
         self._file = file
         self.path = file if isinstance(file, Path) else None
         self._exact = exact
-        self._cache = cache
+        self._options = options or Options()
         self.name = file.name if isinstance(file, Path) else "<bytes>"
 
     @functools.cached_property
@@ -59,5 +66,15 @@ class GgufSource(Source):
 
     def model(self) -> ir.Model:
         from turnout_gguf.decoder import decoder
+        from turnout_gguf.weights import Weights
 
-        return decoder(self.contents, exact=self._exact, cache=self._cache)
+        return decoder(self.contents, Weights(self.contents, self._store()), exact=self._exact, batch=self._options.batch)
+
+    def _store(self) -> Store | None:
+        """Where repacked weights are kept; None for a model that is no file."""
+        if self.path is None or not self._options.keep:
+            return None
+        from turnout.probe import cache_folder
+        from turnout_gguf.store import store_for
+
+        return store_for(self.path, cache_folder() / "gguf", self._options.keep_bytes)

@@ -13,6 +13,7 @@ MatMulNBits(x) + S(x) @ offset.T, where S sums x over blocks. Source: the operat
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from turnout_gguf.blocks import QUANTISED, Codes, Layout, unpack
 from turnout_gguf.types import BlockType
 
-__all__ = ["Form", "Packed", "form_of", "repack"]
+__all__ = ["Form", "Packed", "form_of", "joined", "repack"]
 
 _AT_ONCE = 1 << 22  # elements unpacked at a time: they take about ten bytes each on the way
 
@@ -61,10 +62,10 @@ class Packed:
     offsets: NDArray[np.float32] | None
 
 
-def form_of(kind: BlockType) -> Form:
-    """The narrowest form that holds every code of the type."""
+def form_of(kind: BlockType, narrowest: int = 2) -> Form:
+    """The narrowest form that holds every code of the type, and has `narrowest` bits at least."""
     layout = QUANTISED[kind.name]
-    bits = _bits(layout)
+    bits = max(_bits(layout), narrowest)
     zero_point = 1 if bits == 2 else 2 ** (bits - 1)
     return Form(bits, layout.group, zero_point, (layout.high + 1) // 2 if layout.has_minimum else 0, layout.has_minimum)
 
@@ -99,6 +100,20 @@ def repack(raw: NDArray[np.uint8], kind: BlockType, form: Form) -> Packed:
         scales.reshape(rows, -1),
         np.full((rows, form.zero_bytes(columns)), filled, np.uint8),
         None if offsets is None else offsets.reshape(rows, -1),
+    )
+
+
+def joined(parts: Sequence[Packed]) -> Packed:
+    """The rows of some matrices of one form as one matrix."""
+    if len(parts) == 1:
+        return parts[0]
+    offsets = [part.offsets for part in parts if part.offsets is not None]
+    return Packed(
+        parts[0].form,
+        np.concatenate([part.values for part in parts]),
+        np.concatenate([part.scales for part in parts]),
+        np.concatenate([part.zero_points for part in parts]),
+        np.concatenate(offsets) if offsets else None,
     )
 
 

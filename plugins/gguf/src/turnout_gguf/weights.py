@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,8 @@ from turnout.errors import InvalidModel
 from turnout.graph import ir
 from turnout_gguf.blocks import QUANTISED, dequantise
 from turnout_gguf.reader import Gguf, Tensor
-from turnout_gguf.repack import Form, Packed, form_of, repack
+from turnout_gguf.repack import Form, Packed, form_of, joined, repack
+from turnout_gguf.store import Store, Wanted
 
 __all__ = ["DENSE", "Matrix", "Weights"]
 
@@ -22,24 +24,35 @@ DENSE: dict[str, ir.DataType] = {"F32": ir.DataType.FLOAT, "F16": ir.DataType.FL
 
 
 class Matrix:
-    """One quantised matrix, repacked once, when the first of its parts is read."""
+    """One quantised matrix, repacked once, when the first of its parts is read: the rows of some tensors, one after another.
 
-    def __init__(self, file: Gguf, tensor: Tensor) -> None:
-        self.form: Form = form_of(tensor.type)
+    gathered: its rows are looked up, and not multiplied with.
+    """
+
+    def __init__(self, file: Gguf, tensors: tuple[Tensor, ...], *, gathered: bool) -> None:
+        self.form: Form = form_of(tensors[0].type, narrowest=4 if gathered else 2)
+        self.name = "+".join(tensor.name for tensor in tensors)
+        if gathered and self.form != form_of(tensors[0].type):
+            self.name += ".wide"
+        self.shape = (sum(tensor.shape[0] for tensor in tensors), tensors[0].shape[1])
         self._file = file
-        self._tensor = tensor
+        self._tensors = tensors
 
     @functools.cached_property
     def packed(self) -> Packed:
-        return repack(self._file.raw(self._tensor), self._tensor.type, self.form)
+        return joined([repack(self._file.raw(tensor), tensor.type, self.form) for tensor in self._tensors])
 
 
 class Weights:
     """Initializers over the tensors of one file. Every tensor that is asked for is checked, and counted as used."""
 
-    def __init__(self, file: Gguf) -> None:
+    def __init__(self, file: Gguf, store: Store | None = None) -> None:
         self.file = file
         self.initializers: dict[str, ir.Value] = {}
+        self._store = store
+        self._stored: dict[str, Wanted] = {}
+        self._arrays: dict[str, NDArray[Any]] | None = None
+        self._lock = threading.Lock()
         self._matrices: dict[str, Matrix] = {}
         self._used: set[str] = set()
 
@@ -91,18 +104,45 @@ class Weights:
             return self.add(name, dtype, (columns, rows), lambda: _mapped(raw, dtype.numpy()).T)
         return self.add(tensor.name, dtype, (rows, columns), lambda: _mapped(raw, dtype.numpy()))
 
-    def matrix(self, tensor: Tensor) -> Matrix:
+    def matrix(self, tensors: tuple[Tensor, ...], *, gathered: bool = False) -> Matrix:
         """A quantised matrix; asked for twice, it is the same one."""
-        if tensor.name not in self._matrices:
-            self._matrices[tensor.name] = Matrix(self.file, tensor)
-        return self._matrices[tensor.name]
+        made = Matrix(self.file, tensors, gathered=gathered)
+        return self._matrices.setdefault(made.name, made)
 
-    def add(self, name: str, dtype: ir.DataType, shape: tuple[int, ...], make: Callable[[], NDArray[Any]]) -> ir.Value:
-        """An initializer whose array is made when it is first read."""
+    def array(self, name: str, shape: tuple[int, ...]) -> Callable[[], NDArray[np.float32]]:
+        """Makes the array of a tensor that has to be there, float32."""
+        tensor = self.tensor(name, shape)
+        return lambda: dequantise(self.file.raw(tensor).reshape(1, -1), tensor.type).reshape(shape)
+
+    def add(
+        self,
+        name: str,
+        dtype: ir.DataType,
+        shape: tuple[int, ...],
+        make: Callable[[], NDArray[Any]],
+        *,
+        stored: str | None = None,
+    ) -> ir.Value:
+        """An initializer whose array is made when it is first read.
+
+        stored: the array's name in the store, where it is worth keeping; two initializers of the same bytes may share one.
+        """
         if name not in self.initializers:
-            tensor = ir.LazyTensor(lambda: ir.Tensor(make(), dtype), dtype=dtype, shape=ir.Shape(shape), name=name)
+            if stored is not None and self._store is not None:
+                self._stored.setdefault(stored, Wanted(dtype.numpy(), shape, make))
+                make = functools.partial(self._kept, stored, shape, make)
+            tensor = ir.LazyTensor(functools.partial(_tensor, make, dtype), dtype=dtype, shape=ir.Shape(shape), name=name, cache=True)
             self.initializers[name] = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape), const_value=tensor)
         return self.initializers[name]
+
+    def _kept(self, stored: str, shape: tuple[int, ...], make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+        """An array out of the store, which is made as a whole when the first array is read."""
+        with self._lock:
+            if self._arrays is None:
+                assert self._store is not None
+                self._arrays = self._store.arrays(self._stored) or {}
+        found = self._arrays.get(stored)
+        return make() if found is None else found.reshape(shape)
 
     def _broken(self, what: str, hint: str) -> InvalidModel:
         return InvalidModel(f"{self.file.name}: {what}", hint=hint)
@@ -111,3 +151,7 @@ class Weights:
 def _mapped(raw: NDArray[np.uint8], dtype: np.dtype[Any]) -> NDArray[Any]:
     """Bytes of the file as numbers; copied only where they lie at an odd address."""
     return np.require(raw.view(dtype), requirements="A")
+
+
+def _tensor(make: Callable[[], NDArray[Any]], dtype: ir.DataType) -> ir.TensorProtocol:
+    return ir.Tensor(make(), dtype)
