@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
-from small_decoders import EMBEDDINGS, HEAD, expected, folder, model
+from text_decoders import EMBEDDINGS, HEAD, expected, folder, model
 
 import turnout
 from turnout.errors import InvalidModel

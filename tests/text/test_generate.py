@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from small_decoders import END, START, TURN, VOCABULARY, expected, folder, model
+from text_decoders import END, START, TURN, VOCABULARY, expected, folder, model
 
 import turnout
 from turnout.errors import Closed, InvalidInput, InvalidModel, NotGenerative, RunError

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_decoders import FORMS, VOCABULARY, expected, model
+from text_decoders import FORMS, VOCABULARY, expected, model
 
 import turnout
 from turnout.errors import NotGenerative

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from small_decoders import folder
+from text_decoders import folder
 
 from turnout.cli import cli
 
