@@ -1,0 +1,135 @@
+"""From a kernel's source to what a device loads: NVRTC, and a cache of its results on disk.
+
+A cubin is built wherever a real device loads it: a driver refuses PTX that is newer than itself, and takes any cubin of its major
+version. The simulator wants PTX. `target` is the one place that decides.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from turnout.errors import CompileError
+from turnout_cuda.driver import Gpu, simulated
+from turnout_cuda.source import whole
+
+__all__ = ["Target", "Usage", "build", "cache_folder", "compiler_version", "target", "usage"]
+
+log = logging.getLogger("turnout")
+
+_OPTIONS = ("--std=c++17", "-default-device", "--extra-device-vectorization", "--disable-warnings", "--ptxas-options=-v")
+"""Not --restrict: results may lie in the memory of operands."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What to build for: an architecture ("sm_90"), and whether as PTX."""
+
+    arch: str
+    ptx: bool = False
+
+    @property
+    def option(self) -> str:
+        return f"--gpu-architecture={self.arch.replace('sm_', 'compute_') if self.ptx else self.arch}"
+
+
+def target(gpu: Gpu) -> Target:
+    """What the device loads. Hopper's own instructions ("sm_90a") are asked for by their exact name."""
+    arch = "sm_90a" if gpu.capability == (9, 0) else gpu.arch
+    return Target(arch, ptx=simulated())
+
+
+def build(source: str, wanted: Target) -> bytes:
+    """The cubin, or PTX, of a kernel source without its prelude: from the cache, or built. Raises CompileError with NVRTC's words."""
+    text = whole(source)
+    path = cache_folder() / f"{_key(text, wanted)}.{'ptx' if wanted.ptx else 'cubin'}"
+    try:
+        return path.read_bytes()
+    except OSError:
+        pass
+    binary, _ = _compile(text, wanted)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            file.write(binary)
+        os.replace(file.name, path)
+    except OSError as error:
+        log.debug("cannot keep a kernel in %s: %s", path.parent, error)
+    return binary
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What ptxas says of a kernel: registers a thread, bytes spilled a thread, bytes of static shared memory a block."""
+
+    registers: int
+    spilled: int
+    shared: int
+
+
+def usage(source: str, wanted: Target) -> Usage:
+    """What a kernel takes of a multiprocessor; always built anew, since the cache keeps no log."""
+    _, said = _compile(whole(source), wanted)
+    registers = [int(n) for n in re.findall(r"Used (\d+) registers", said)]
+    spilled = sum(int(n) for n in re.findall(r"(\d+) bytes spill (?:stores|loads)", said))
+    shared = [int(n) for n in re.findall(r"(\d+) bytes smem", said)]
+    return Usage(max(registers, default=0), spilled, max(shared, default=0))
+
+
+def cache_folder() -> Path:
+    """Where built kernels are kept; TURNOUT_CACHE moves it."""
+    if folder := os.environ.get("TURNOUT_CACHE"):
+        return Path(folder) / "cuda"
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("turnout", appauthor=False)) / "cuda"
+
+
+def compiler_version() -> str:
+    """NVRTC's version, "13.5"."""
+    _, major, minor = _nvrtc().nvrtcVersion()
+    return f"{major}.{minor}"
+
+
+def _nvrtc() -> Any:
+    from cuda.bindings import nvrtc  # type: ignore[import-untyped,unused-ignore]
+
+    return nvrtc
+
+
+def _key(text: str, wanted: Target) -> str:
+    parts = "\0".join((text, wanted.option, *_OPTIONS, compiler_version()))
+    return hashlib.sha256(parts.encode()).hexdigest()[:40]
+
+
+def _compile(text: str, wanted: Target) -> tuple[bytes, str]:
+    nvrtc = _nvrtc()
+    code, program = nvrtc.nvrtcCreateProgram(text.encode(), b"kernel.cu", 0, [], [])
+    if code.value:
+        raise CompileError(f"NVRTC: {code.name}")
+    try:
+        options = [option.encode() for option in (wanted.option, *_OPTIONS)]
+        (code,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
+        said = _log(nvrtc, program)
+        if code.value:
+            raise CompileError(f"NVRTC could not build a kernel for {wanted.arch}: {code.name}: {said.strip()[:2000]}")
+        size_of, content_of = (nvrtc.nvrtcGetPTXSize, nvrtc.nvrtcGetPTX) if wanted.ptx else (nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN)
+        _, size = size_of(program)
+        binary = b" " * size
+        content_of(program, binary)
+    finally:
+        nvrtc.nvrtcDestroyProgram(program)
+    return binary, said
+
+
+def _log(nvrtc: Any, program: Any) -> str:
+    _, size = nvrtc.nvrtcGetProgramLogSize(program)
+    text = b" " * int(size)
+    nvrtc.nvrtcGetProgramLog(program, text)
+    return text.decode(errors="replace").strip("\0 ")

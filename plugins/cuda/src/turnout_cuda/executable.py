@@ -1,0 +1,278 @@
+"""CudaExecutable: a partition that runs. Plans are made per set of shapes and remembered; a run is a walk over prepared launches."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from turnout.errors import Closed, CompileError, InvalidInput, RunError
+from turnout.graph import constant_array
+from turnout.provider import Executable
+from turnout_cuda.array import Array, Buffer, Launch
+from turnout_cuda.context import Context, Memory
+from turnout_cuda.element import element_of
+from turnout_cuda.memory import place
+from turnout_cuda.partition import Partition
+from turnout_cuda.tensor import MIRRORED, DeviceTensor
+from turnout_cuda.trace import Segment, State, Trace
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["CudaExecutable"]
+
+PLANS = 64
+"""Sets of shapes that an executable remembers the plan of."""
+
+
+class CudaExecutable(Executable):
+    """A partition on one GPU."""
+
+    def __init__(self, graph: ir.GraphView, context: Context) -> None:
+        self._context = context
+        self._partition = Partition(graph)
+        self._lock = threading.Lock()
+        self._plans: dict[Any, Prepared] = {}
+        self._arena: Memory | None = None
+        self._closed = False
+        self._weights: dict[str, Array] = {}
+        self._owned: list[DeviceTensor] = []
+        self._on_host = [k for k, name in enumerate(self._partition.inputs) if name in self._partition.host_values]
+        context.enter()
+        for value in graph.initializers.values():
+            self._weights[value.name or ""] = self._weight(value)
+
+    def _weight(self, value: ir.Value) -> Array:
+        try:
+            array = constant_array(value)
+        except Exception as error:
+            raise CompileError(f"the weight {value.name!r} could not be read: {error}") from error
+        element = element_of(array.dtype)
+        if element is None:
+            raise CompileError(f"the weight {value.name!r} is of a type that a GPU does not hold")
+        few = array.size <= MIRRORED or value.name in self._partition.host_values
+        if few:
+            return Array(array.shape, element, host=array)
+        tensor = self._context.upload(array)
+        self._owned.append(tensor)
+        return Array(array.shape, element, Buffer(tensor.nbytes, "constant", tensor.address))
+
+    def run(self, values: Sequence[Any], out: Sequence[Any] | None = None) -> Sequence[Any]:
+        if self._closed:
+            raise Closed("this model was closed")
+        context = self._context
+        with self._lock:
+            context.enter()
+            key = self._key(values)
+            prepared = self._plans.get(key)
+            if prepared is None:
+                prepared = self._first(key, values)
+            addresses: dict[Buffer, Any] = {}
+            while prepared.segment.waits is not None:
+                self._launch(prepared, values, addresses, None)
+                prepared = self._next(prepared, values, addresses)
+            self._launch(prepared, values, addresses, out)
+            return [_result(array, addresses) for array in prepared.segment.outputs]
+
+    def close(self) -> None:
+        self._closed = True
+        with self._lock:
+            self._plans.clear()
+            self._weights.clear()
+            self._owned.clear()
+            self._arena = None
+
+    # plans
+
+    def _key(self, values: Sequence[DeviceTensor]) -> Any:
+        shapes = tuple([value.shape for value in values])
+        if not self._on_host:
+            return shapes
+        return shapes, tuple([self._mirror(values[k]).tobytes() for k in self._on_host])
+
+    def _mirror(self, value: DeviceTensor) -> np.ndarray[Any, Any]:
+        if value.mirror is None:
+            value.mirror = self._context.download(value.address, value.shape, value.dtype)
+        return value.mirror
+
+    def _first(self, key: Any, values: Sequence[DeviceTensor]) -> Prepared:
+        arrays = {name: _fresh(array) for name, array in self._weights.items()}
+        for k, (name, value) in enumerate(zip(self._partition.inputs, values, strict=True)):
+            element = element_of(value.dtype)
+            if element is None:
+                raise InvalidInput(f"input {name!r} is {value.dtype}, which a GPU does not hold")
+            host = self._mirror(value) if k in self._on_host else None
+            arrays[name] = Array(value.shape, element, Buffer(value.nbytes, "input", k), host=host)
+        for name, array in arrays.items():
+            array.readers = self._partition.readers.get(name, 0)
+        if len(self._plans) >= PLANS:
+            self._plans.clear()
+        prepared = self._plans[key] = self._prepare(State(0, arrays))
+        return prepared
+
+    def _next(self, prepared: Prepared, values: Sequence[DeviceTensor], addresses: dict[Buffer, Any]) -> Prepared:
+        """The segment that follows, by the values that it waited for."""
+        segment = prepared.segment
+        waited = segment.waits
+        assert waited is not None
+        assert waited.buffer is not None
+        address = _address(waited.buffer, values, addresses)
+        found = self._context.download(address, waited.shape, waited.element.dtype)
+        key = found.tobytes()
+        following = prepared.following.get(key)
+        if following is None:
+            arrays = {name: _fresh(array) for name, array in segment.state.arrays.items()}
+            arrays[segment.waits_for].host = found
+            if len(prepared.following) >= PLANS:
+                prepared.following.clear()
+            following = prepared.following[key] = self._prepare(State(segment.state.position, arrays))
+        return following
+
+    def _prepare(self, state: State) -> Prepared:
+        try:
+            return Prepared(Trace(self._partition, self._context, state).segment(), self._context)
+        except CompileError as error:  # kernels are built when the shapes are known, and so in a run
+            raise RunError(error.message, hint="report it to turnout-cuda, with the model") from error
+
+    # runs
+
+    def _launch(self, prepared: Prepared, values: Sequence[DeviceTensor], addresses: dict[Buffer, Any], out: Sequence[Any] | None) -> None:
+        for buffer in prepared.own:
+            if buffer not in addresses:
+                addresses[buffer] = self._given(prepared, buffer, out) or Memory(self._context, buffer.nbytes)
+        if prepared.arena_bytes and (self._arena is None or self._arena.nbytes < prepared.arena_bytes):
+            self._arena = None
+            self._arena = Memory(self._context, prepared.arena_bytes)
+        prepared.point(values, addresses, self._arena.address if self._arena is not None else 0)
+        prepared.issue()
+
+    def _given(self, prepared: Prepared, buffer: Buffer, out: Sequence[Any] | None) -> Any:
+        """The caller's own memory for an output, where he gave some that fits."""
+        for array, given in zip(prepared.segment.outputs, out or (), strict=False):
+            if array.buffer is buffer and given is not None and (given.shape, given.dtype) == (array.shape, array.element.dtype):
+                return given.memory
+        return None
+
+
+def _fresh(array: Array) -> Array:
+    """A copy that a trace may settle without another trace's seeing it."""
+    own = Array(array.shape, array.element, array.buffer, formula=array.formula, host=array.host)
+    own.readers = array.readers
+    return own
+
+
+def _result(array: Array, addresses: dict[Buffer, Any]) -> DeviceTensor:
+    assert array.buffer is not None
+    return DeviceTensor(array.shape, array.element.dtype, addresses[array.buffer])
+
+
+def _address(buffer: Buffer, values: Sequence[DeviceTensor], addresses: dict[Buffer, Any]) -> int:
+    if buffer.home == "input":
+        return values[buffer.address].address
+    return buffer.address if buffer.home == "constant" else int(addresses[buffer].address)
+
+
+_NUMPY = {"int": np.int32, "long long": np.int64, "double": np.float64, "float": np.float32}
+
+
+class Prepared:
+    """A segment with everything written down that a run needs: argument blocks, and which words of them hold which address.
+
+    `point` writes the addresses that changed since the last run, `issue` makes the launches: one call of the driver for each.
+    """
+
+    def __init__(self, segment: Segment, context: Context) -> None:
+        self.segment = segment
+        self.following: dict[bytes, Prepared] = {}
+        self._context = context
+        offsets, self.arena_bytes = place(segment.steps)
+        self._offsets = offsets
+        self._words, places = self._arguments()
+        self._pointers = (self._words.ctypes.data + 8 * np.arange(len(self._words) or 1)).astype(np.uint64)
+        self._places = places
+        touched = dict.fromkeys(buffer for step in segment.steps for buffer in (*step.writes, *step.reads))
+        touched.update(dict.fromkeys(array.buffer for array in segment.outputs if array.buffer is not None))
+        self.own = [buffer for buffer in touched if buffer.home in ("kept", "output")]
+        self._scratch = [(word, offsets[buffer]) for buffer, words in places.items() if buffer.home == "scratch" for word in words]
+        self._outer = [(buffer, words) for buffer, words in places.items() if buffer.home in ("input", "kept", "output")]
+        for buffer, words in places.items():
+            if buffer.home == "constant":
+                for word in words:
+                    self._words[word] = buffer.address
+        self._arena = -1
+        self._moves = {step for step in range(len(segment.steps)) if not isinstance(segment.steps[step], Launch)}
+        self._calls = self._launches()
+
+    def _arguments(self) -> tuple[np.ndarray[Any, Any], dict[Buffer, list[int]]]:
+        """One word of eight bytes for each argument of each launch."""
+        places: dict[Buffer, list[int]] = {}
+        words: list[np.ndarray[Any, Any]] = []
+        for step in self.segment.steps:
+            for kind, value in step.arguments if isinstance(step, Launch) else ():
+                word = np.zeros(8, np.uint8)
+                if isinstance(value, Buffer):
+                    places.setdefault(value, []).append(len(words))
+                elif kind == "pointer":
+                    pass
+                else:
+                    raw = np.array([value], _NUMPY[kind])
+                    word[: raw.nbytes] = raw.view(np.uint8)
+                words.append(word)
+        return (np.concatenate(words) if words else np.zeros(8, np.uint8)).view(np.uint64), places
+
+    def _launches(self) -> list[tuple[Any, ...]]:
+        """The arguments of cuLaunchKernel, launch by launch; None stands for a copy."""
+        calls: list[Any] = []
+        first = 0
+        stream = self._context.stream
+        for step in self.segment.steps:
+            if isinstance(step, Launch):
+                function = self._context.function(step.source, step.entry)
+                handle = self._context.driver.CUfunction(function)
+                pointers = int(self._pointers.ctypes.data) + 8 * first
+                calls.append((handle, *step.grid, step.block, 1, 1, step.shared, stream, pointers, 0))
+                first += len(step.arguments)
+            else:
+                calls.append(step)
+        return calls
+
+    def point(self, values: Sequence[DeviceTensor], addresses: dict[Buffer, Any], arena: int) -> None:
+        """Writes this run's addresses."""
+        words = self._words
+        for buffer, places in self._outer:
+            address = values[buffer.address].address if buffer.home == "input" else addresses[buffer].address
+            for word in places:
+                words[word] = address
+        if arena != self._arena:
+            for word, offset in self._scratch:
+                words[word] = arena + offset
+            self._arena = arena
+        self._now = (values, addresses, arena)
+
+    def issue(self) -> None:
+        """Hands every step to the stream."""
+        launch = self._context.driver.cuLaunchKernel
+        if not self._moves:
+            for call in self._calls:
+                (code,) = launch(*call)
+                if code:
+                    raise self._context.raised(code)
+            return
+        for number, call in enumerate(self._calls):
+            (code,) = self._move(call) if number in self._moves else launch(*call)
+            if code:
+                raise self._context.raised(code)
+
+    def _move(self, step: Any) -> Any:
+        driver, stream = self._context.driver, self._context.stream
+        target = self._at(step.target) + step.target_offset
+        if step.source is None:
+            return driver.cuMemsetD8Async(target, step.fill, step.nbytes, stream)
+        return driver.cuMemcpyAsync(target, self._at(step.source) + step.source_offset, step.nbytes, stream)
+
+    def _at(self, buffer: Buffer) -> int:
+        values, addresses, arena = self._now
+        return arena + self._offsets[buffer] if buffer.home == "scratch" else _address(buffer, values, addresses)

@@ -1,0 +1,84 @@
+"""Matrix products of every sort as one tiled kernel: operands are expressions, so that a convolution is a product too."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+from turnout_cuda.array import Array
+from turnout_cuda.call import Call
+from turnout_cuda.element import Element
+from turnout_cuda.source import file
+
+__all__ = ["product", "sum_of"]
+
+_TILE = 64
+
+
+def sum_of(element: Element) -> str:
+    """The type in which products of such elements are summed."""
+    return {"float": "float", "double": "double", "long long": "long long", "unsigned long long": "unsigned long long"}.get(
+        element.work, "int" if element.work in ("int", "bool") else "unsigned"
+    )
+
+
+def product(
+    call: Call,
+    y: Array,
+    sizes: tuple[int, int, int],
+    left: str,
+    right: str,
+    *,
+    store: str,
+    batch: int = 1,
+    before: str = "",
+    functions: str = "",
+    along: tuple[bool, bool] = (True, False),
+    sums: str = "",
+    name: str = "",
+    **given: Any,
+) -> Array:
+    """y from sums over k of left times right; sizes: M, N and K.
+
+    left, right: C++ for the element at m, k and at k, n, which lie inside. store: statements for the sum a at m, n.
+    before: statements for batch z, once a block. along: whether neighbours of the operand in memory lie along k. given: arrays and numbers.
+    """
+    m, n, k = sizes
+    if not y.size or not batch:
+        return y
+    arrays = {key: call.ready(value) for key, value in given.items() if isinstance(value, Array)}
+    numbers: dict[str, Any] = {}
+    for key, value in given.items():
+        if isinstance(value, (list, tuple)):
+            numbers.update({f"{key}{place}": one for place, one in enumerate(value)})
+        elif not isinstance(value, Array):
+            numbers[key] = value
+    largest = max([y.size, *(one.size for one in arrays.values()), m * n, m * k, n * k])
+    index = "long long" if largest > 2**31 - 4096 else "int"
+    parameters = [f"const {one.element.c}* {key}" for key, one in arrays.items()]
+    parameters += [f"{y.element.c}* y", "index M", "index N", "index K"]
+    parameters += [f"{'double' if isinstance(value, float) else 'index'} {key}" for key, value in numbers.items()]
+    arguments: list[tuple[str, Any]] = [("pointer", one) for one in arrays.values()]
+    arguments += [("pointer", y), (index, m), (index, n), (index, k)]
+    arguments += [("double" if isinstance(value, float) else index, value) for value in numbers.values()]
+    sums = sums or sum_of(y.element)
+    text = f"typedef {index} index; typedef {sums} A; typedef {y.element.c} Y;\n{functions}\n" + file("gemm.cu")
+    filled = {
+        "LEFT_ALONG_K": str(int(along[0])),
+        "RIGHT_ALONG_K": str(int(along[1])),
+        "PARAMETERS": ", ".join(parameters),
+        "BATCH": before,
+        "LEFT": left,
+        "RIGHT": right,
+        "STORE": store,
+    }
+    for key, value in filled.items():
+        text = _word(key, value, text)
+    blocks = math.ceil(m / _TILE) * math.ceil(n / _TILE) * batch
+    call.launch(text, name or call.node.op_type, (blocks, 1, 1), 256, arguments, reads=list(arrays.values()), writes=[y])
+    return y
+
+
+def _word(key: str, value: str, text: str) -> str:
+    return re.sub(rf"\b{key}\b", lambda _: value, text)
