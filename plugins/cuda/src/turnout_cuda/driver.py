@@ -7,6 +7,7 @@ each way of having no GPU has its own reason.
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 import sys
 from collections.abc import Iterator
@@ -90,10 +91,10 @@ def _load() -> Any:
         raise Unavailable("there is no CUDA on macOS", hint="use the cpu provider")
     if simulated():
         try:
-            import turnout_cudasim  # type: ignore[import-not-found,unused-ignore]
+            simulator = importlib.import_module("turnout_cudasim")
         except ImportError as error:
             raise Unavailable("TURNOUT_CUDA=sim asks for a simulator that is not installed", hint="pip install turnout-cudasim") from error
-        turnout_cudasim.install()
+        simulator.install()
     try:
         return ctypes.CDLL(library_name())
     except OSError as error:
