@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import gguf_decoders
+import numpy as np
 from made import MadeTensor, gguf
 
 CONTEXT = 2048
