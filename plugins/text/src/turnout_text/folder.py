@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +74,9 @@ class FolderSource(Source):
         length = config.get("model", {}).get("context_length", settings.get("max_position_embeddings"))
         if isinstance(length, int) and length > 0:
             self._metadata["context_length"] = length
+        head = config.get("model", {}).get("decoder", {}).get("head_size") if genai else settings.get("head_dim")
+        self._head = head if isinstance(head, int) and head > 0 else None
+        self._repaired = False
         if made_for := _made_for(config):
             self._metadata["made_for"] = made_for
 
@@ -84,11 +87,16 @@ class FolderSource(Source):
 
     def model(self) -> ir.Model:
         model = self._decoder.model()
-        _declare_cache(model.graph)
+        pasts = [value for value in model.graph.inputs if (value.name or "").startswith("past_key_values.")]
+        if self._head is not None:
+            _size_heads(pasts, self._head)
+        if not _declare_cache(model.graph, pasts) and self.format == "onnxruntime-genai":
+            _forget_shapes(model.graph)
+            self._repaired = True
         return model
 
     def file(self) -> Path | bytes | None:
-        return self._decoder.file()
+        return None if self._repaired else self._decoder.file()
 
 
 _AGAIN = "download or export the folder again, with all its files"
@@ -122,17 +130,36 @@ def _made_for(config: Mapping[str, Any]) -> str:
         return ""
 
 
-def _declare_cache(graph: ir.Graph) -> None:
+def _size_heads(pasts: Sequence[ir.Value], head: int) -> None:
+    """The builder (0.18) leaves the size of a head in the cache open, and writes it into the config."""
+    from turnout.graph import ir
+
+    for value in pasts:
+        if value.shape is not None and len(value.shape) == 4 and not isinstance(value.shape[3], int):
+            value.shape = ir.Shape([*list(value.shape)[:3], head])
+
+
+def _forget_shapes(graph: ir.Graph) -> None:
+    """Takes the shapes off inner values: where the builder (0.18) repeats heads itself, it notes the run's tokens for those of the cache,
+    and ONNX Runtime, which believes it, fails at the second run. The runtime infers them again."""
+    outputs = set(graph.outputs)
+    for node in graph:
+        for value in node.outputs:
+            if value not in outputs:
+                value.shape = None
+
+
+def _declare_cache(graph: ir.Graph, pasts: Sequence[ir.Value]) -> bool:
     """Says that the cache is updated in place, if all of it is made by GroupQueryAttention, which takes a shared buffer for that."""
     from turnout.graph import declare_alias
 
-    inputs = set(graph.inputs)
     pairs = []
     for node in graph:
         if node.op_type == "GroupQueryAttention" and node.domain == "com.microsoft" and len(node.outputs) > 2 and len(node.inputs) > 4:
             pairs += [(node.outputs[1], node.inputs[3]), (node.outputs[2], node.inputs[4])]
-    pasts = {value for value in graph.inputs if (value.name or "").startswith("past_key_values.")}
     outputs = set(graph.outputs)
-    if pasts and {past for _, past in pairs} == pasts and all(past in inputs and made in outputs for made, past in pairs):
-        for made, past in pairs:
-            declare_alias(made, past)  # type: ignore[arg-type]
+    if not pasts or {past for _, past in pairs} != set(pasts) or not all(made in outputs for made, _ in pairs):
+        return False
+    for made, past in pairs:
+        declare_alias(made, past)  # type: ignore[arg-type]
+    return True
