@@ -273,7 +273,7 @@ def mbarrier_wait(t: Threads, space: str, address: Any, phase: Any, parity: bool
         if done.any():
             _see(t, barrier, positions[done])
     if not over.all():
-        t.batch.aside = True
+        t.batch.aside, t.batch.waiting_at = True, site
     return over
 
 

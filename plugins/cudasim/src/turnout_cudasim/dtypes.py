@@ -24,12 +24,12 @@ NUMPY: dict[str, str] = {
     "b128": "V16",
 }  # fmt: skip
 
-# Names that generated code uses for NumPy's types.
+# NumPy's types as generated code calls them; in capitals, since registers may be called f4.
 SCALARS = {
-    "b1": np.bool_,
-    "u1": np.uint8, "u2": np.uint16, "u4": np.uint32, "u8": np.uint64,
-    "i1": np.int8, "i2": np.int16, "i4": np.int32, "i8": np.int64,
-    "f2": np.float16, "f4": np.float32, "f8": np.float64,
+    "B1": np.bool_,
+    "U1": np.uint8, "U2": np.uint16, "U4": np.uint32, "U8": np.uint64,
+    "I1": np.int8, "I2": np.int16, "I4": np.int32, "I8": np.int64,
+    "F2": np.float16, "F4": np.float32, "F8": np.float64,
 }  # fmt: skip
 
 

@@ -107,7 +107,7 @@ class Emitter:
         else:
             kind = np.dtype(code)
             scalar = np.array(int(value) & ((1 << 8 * kind.itemsize) - 1), f"u{kind.itemsize}").view(kind)[()]
-        name = f"{code if code != '?' else 'b1'}_{scalar.tobytes()[::-1].hex().lstrip('0') or '0'}"
+        name = f"{code.upper() if code != '?' else 'B1'}_{scalar.tobytes()[::-1].hex().lstrip('0') or '0'}"
         self.translation.constants[name] = scalar
         return name
 
@@ -124,7 +124,7 @@ class Emitter:
             return self.constant(PARAMETER_WINDOW + flat.parameters[base] + extra, code)
         if base in self.translation.kernel.module.variables:
             text = f't.symbols["{base}"]'
-            return converted(text if not extra else f"({text} + u8({extra}))", "u8", code)
+            return converted(text if not extra else f"({text} + U8({extra}))", "u8", code)
         raise NotModelled(f"operand {operand}", f"{self.instruction}")
 
     def address(self, operand: str) -> str:
@@ -135,7 +135,7 @@ class Emitter:
         base, offset = found[1], _integer(found[2] or "0")
         if base in self.registers:
             narrow = dtypes.size(self.registers[base]) < 8
-            text = f"{self.read(base, 'u32')}.astype(i8)" if narrow else self.read(base, "s64")
+            text = f"{self.read(base, 'u32')}.astype(I8)" if narrow else self.read(base, "s64")
             return f"{text} + {self.constant(offset, 'i8')}" if offset else text
         if base[0].isdigit():
             return self.constant(_integer(base) + offset, "i8")
@@ -310,10 +310,10 @@ def converted(text: str, have: str, want: str) -> str:
     from_size, to_size = np.dtype(have).itemsize, np.dtype(want).itemsize
     if from_size != to_size:
         if have[0] == "f":
-            text, have = f"{text}.view(u{from_size})", f"u{from_size}"
+            text, have = f"{text}.view(U{from_size})", f"u{from_size}"
         middle = want if want[0] != "f" else f"u{to_size}"
-        text, have = f"{text}.astype({middle})", middle
-    return text if have == want else f"{text}.view({want})"
+        text, have = f"{text}.astype({middle.upper()})", middle
+    return text if have == want else f"{text}.view({want.upper()})"
 
 
 def _integer(text: str) -> int:

@@ -210,6 +210,7 @@ class Batch:
         self.copies: Any = None  # asynchronous copies, made on first use
         self.barriers: Any = None  # mbarriers, made on first use
         self.aside = False  # a thread asked for others to go first
+        self.waiting_at: int | None = None  # the instruction at which it waits in vain
         self.progress = 0  # counts events that a waiting thread may be waiting for
 
         self.everyone = Threads(self)
@@ -349,8 +350,9 @@ class Batch:
                 spins += 1
             if self.aside or (spins > SPINS and not group.everyone):
                 spins = 0
+                self.progress += not self.aside  # who only loops may yet get somewhere
                 self.at[group.index] = following
-                self._set_aside(group, block)
+                self._set_aside(group)
                 group = None
             elif following < horizon:
                 number = following
@@ -475,19 +477,20 @@ class Batch:
             horizon = min(horizon, int(self.at[self.state == AT_WARP].min())) if horizon > number else horizon
         return group, number, max(horizon, number + 1) if horizon <= number else horizon
 
-    def _set_aside(self, group: Threads, block: Block) -> None:
-        """Let others run; if all threads do nothing but wait, call it a deadlock."""
+    def _set_aside(self, group: Threads) -> None:
+        """Let others run."""
         self.aside = False
         self.stepped_aside[group.index] = True
-        self._waiting_at = block.last - 1
 
     def _note_waiting(self) -> None:
-        self.futile = 0 if self.progress else self.futile + 1
+        """Everybody has stepped aside once more: if that brings nobody on who waits for an mbarrier, nothing ever will."""
+        self.futile = 0 if self.progress or self.waiting_at is None else self.futile + 1
         self.progress = 0
         if self.futile > FUTILE:
             waiting = np.flatnonzero(self.state == RUNNING)
-            message = "waits in a loop for something that no thread is left to do"
-            self.fault(Kind.BARRIER_DEADLOCK, self._waiting_at, int(waiting[0]), message)
+            message = "waits for an mbarrier whose phase nobody is left to complete"
+            self.fault(Kind.BARRIER_DEADLOCK, self.waiting_at or 0, int(waiting[0]), message)
+        self.waiting_at = None
 
     # ---- warps
 

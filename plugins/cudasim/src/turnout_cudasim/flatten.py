@@ -123,7 +123,7 @@ class _Inliner:
             raise NotModelled(f"recursive call of {target}", self.kernel.name)
         del groups
         self.calls += 1
-        inner = f"{self.calls}${target}$"
+        inner = f"call{self.calls}${target}$"
         formal = [v.name for v in (*function.results, *function.variables)]
         after = f"{inner}return"
         self.stack.append(target)

@@ -6,9 +6,9 @@ A generated function looks like this; `t` is the threads that run it (threads.py
 threads agree on its value:
 
     def block_3(t, r1, rd4, f2):
-        f7 = load(t, "global", "f4", rd4.view(i8) + i8_10, 17)
+        f7 = load(t, "global", "f4", rd4.view(I8) + I8_10, 17)
         f2 = fma_f4(f7, f7, f2)
-        p1 = r1 < u4_100
+        p1 = r1 < U4_64
         return (f2,), p1
 
 The same function serves all threads and a part of them: whoever calls it gathers and scatters (execute.py). Both the survey and the

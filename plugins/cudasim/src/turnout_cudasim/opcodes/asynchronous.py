@@ -21,7 +21,7 @@ def copy(e: Emitter, i: Instruction) -> None:
     if i.has("L2::cache_hint"):
         more = more[:-1]
     if more and e.registers.get(more[0].lstrip("!")) == "pred":  # ignore-src
-        kept = f"np.where({e.read(more[0], 'pred')}, u4(0), {kept})"
+        kept = f"np.where({e.read(more[0], 'pred')}, U4(0), {kept})"
     elif more:
         kept = e.read(more[0], "u32")
     e.do(f"copy_async(t, {e.address(to)}, {e.address(source)}, {int(size)}, {kept}, {e.site})")
@@ -104,7 +104,7 @@ def map_address(e: Emitter, i: Instruction) -> None:
     type_ = i.parts[-1]
     value = e.read(address, type_)
     if not generic and type_ == "u64":
-        e.write(to, f"map_address(t, {value}, {e.read(rank, 'u32')}, False).astype(u8)", "u64")
+        e.write(to, f"map_address(t, {value}, {e.read(rank, 'u32')}, False).astype(U8)", "u64")
     else:
         e.write(to, f"map_address(t, {value}, {e.read(rank, 'u32')}, {generic})", type_)
 
@@ -113,17 +113,17 @@ def map_address(e: Emitter, i: Instruction) -> None:
 def rank_of(e: Emitter, i: Instruction) -> None:
     """Which block of the cluster an address belongs to."""
     generic = not any(p.startswith("shared") for p in i.parts)
-    window = " - i8(1 << 32)" if generic else ""
+    window = " - I8(1 << 32)" if generic else ""
     kind = "u64" if generic or dtypes.size(e.registers.get(i.operands[1], "b32")) == 8 else "u32"
-    value = f"({e.read(i.operands[1], kind)}.astype(i8){window} >> i8(24))"
-    e.write(i.operands[0], f'np.where({value} == 0, t.special["cluster_ctarank"], {value} - 1).astype(u4)', "u32")
+    value = f"({e.read(i.operands[1], kind)}.astype(I8){window} >> I8(24))"
+    e.write(i.operands[0], f'np.where({value} == 0, t.special["cluster_ctarank"], {value} - 1).astype(U4)', "u32")
 
 
 def _options(e: Emitter, i: Instruction, rest: list[str]) -> str:
     """The multicast mask, if there is one."""
     if not i.has("multicast::cluster"):
         return "None"
-    return e.read(rest[0], "u16") + ".astype(i8)"
+    return e.read(rest[0], "u16") + ".astype(I8)"
 
 
 @opcode("cp.async.bulk", effect=True)
@@ -133,7 +133,7 @@ def bulk_copy(e: Emitter, i: Instruction) -> None:
     target, origin = i.parts[3], i.parts[4]
     if i.has("cp_mask", "ignore_oob"):
         raise NotModelled(f"opcode {i.opcode}")
-    values = f"{e.address(to)}, {e.address(source)}, {e.read(size, 'u32')}.astype(i8)"
+    values = f"{e.address(to)}, {e.address(source)}, {e.read(size, 'u32')}.astype(I8)"
     if target == "global":
         e.do(f"bulk_store(t, {values}, {e.site})")
     else:
@@ -150,7 +150,7 @@ def bulk_reduce(e: Emitter, i: Instruction) -> None:
     type_ = i.parts[-1]
     code = dtypes.NUMPY[type_] if type_ not in ("f16", "bf16") else "u2"
     format_ = type_ if type_ in ("f16", "bf16") else ""
-    values = f"{e.address(to)}, {e.address(source)}, {e.read(size, 'u32')}.astype(i8)"
+    values = f"{e.address(to)}, {e.address(source)}, {e.read(size, 'u32')}.astype(I8)"
     e.do(f'bulk_reduce(t, "{operation}", "{code}", "{format_}", {values}, {e.site})')
 
 

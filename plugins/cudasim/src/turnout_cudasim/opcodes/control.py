@@ -45,8 +45,8 @@ def barrier(e: Emitter, i: Instruction) -> None:
     if i.has("red"):
         result = operands.pop(0)
         predicate = e.read(operands.pop(), "pred")
-    number = e.read(operands[0], "u32") if operands else "u4(0)"
-    count = e.read(operands[1], "u32") if len(operands) > 1 else "u4(0)"
+    number = e.read(operands[0], "u32") if operands else "U4(0)"
+    count = e.read(operands[1], "u32") if len(operands) > 1 else "U4(0)"
     e.control_by(f"({number}, {count}, {predicate})")
     if result:
         e.write(result, e.constant(0, "?" if not i.has("popc") else "u4"), "pred" if not i.has("popc") else "u32")

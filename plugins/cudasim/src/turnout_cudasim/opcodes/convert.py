@@ -86,7 +86,7 @@ def _float_to_float(e: Emitter, i: Instruction, to: str, source: str) -> None:
         text = f'to_f4({value}, "{_mode(i)}")' if source == "f64" else value
         e.write(i.operands[0], f"flush({text})" if i.has("ftz") else text, "f32", computed=True)
     else:
-        e.write(i.operands[0], f"{value}.astype(f8)" if source != "f64" else value, "f64", computed=True)
+        e.write(i.operands[0], f"{value}.astype(F8)" if source != "f64" else value, "f64", computed=True)
 
 
 def _to_pair(e: Emitter, i: Instruction, base: str) -> None:
@@ -103,8 +103,8 @@ def _to_pair(e: Emitter, i: Instruction, base: str) -> None:
         small = source.removesuffix("x2")
         width = 4 if small == "e2m1" else 8
         code = e.read(i.operands[1], "b8" if width == 4 else "b16")
-        mask = "u1(15)" if width == 4 else "u2(255)"
-        shift = f"u{1 if width == 4 else 2}({width})"
+        mask = "U1(15)" if width == 4 else "U2(255)"
+        shift = f"U{1 if width == 4 else 2}({width})"
         low, high = (
             f'encode(decode({part}, "{small}"), "{base}", "n"{", relu=True" if i.has("relu") else ""})'
             for part in (f"({code} & {mask})", f"({code} >> {shift})")
@@ -112,7 +112,7 @@ def _to_pair(e: Emitter, i: Instruction, base: str) -> None:
     if base in ("f16", "bf16"):
         e.write(i.operands[0], f"join({low}, {high})", "b32")
     elif base == "e2m1":
-        e.write(i.operands[0], f"({low} | ({high} << u1(4)))", "b8")
+        e.write(i.operands[0], f"({low} | ({high} << U1(4)))", "b8")
     else:
         e.write(i.operands[0], f"join({low}, {high})", "b16")
 
@@ -129,4 +129,4 @@ def _integer(e: Emitter, i: Instruction, to: str, source: str) -> None:
         return
     # A result wider than its type is extended to the register by the type's own sign, so narrow first.
     code = dtypes.NUMPY[to]
-    e.write(i.operands[0], f"{value}.astype({code})" if code != dtypes.NUMPY[source] else value, to)
+    e.write(i.operands[0], f"{value}.astype({code.upper()})" if code != dtypes.NUMPY[source] else value, to)

@@ -43,7 +43,7 @@ def move(e: Emitter, i: Instruction) -> None:
         for n, part in enumerate(parts):
             if part != "_":
                 shifted = f"({value} >> {e.constant(width * n, f'u{size}')})" if n else f"({value})"
-                e.write(part, f"{shifted}.astype(u{width // 8})", f"u{width}")
+                e.write(part, f"{shifted}.astype(U{width // 8})", f"u{width}")
         return
     if isinstance(e, Surveyor) and e.is_register(to) and e.is_register(source):
         e.tie(to, source)
@@ -61,8 +61,8 @@ def _kept_type(e: Emitter, register: str, type_: str) -> str:
 
 
 def _widened(text: str, size: int, shift: int) -> str:
-    wide = f"{text}.astype(u{size})"
-    return f"({wide} << u{size}({shift}))" if shift else wide
+    wide = f"{text}.astype(U{size})"
+    return f"({wide} << U{size}({shift}))" if shift else wide
 
 
 @opcode("cvta")
@@ -227,11 +227,11 @@ def set_value(e: Emitter, i: Instruction) -> None:
         for n in range(2):
             text = f'compare_halves("{i.parts[1]}", decode({a}[{n}], "{format_}"), decode({b}[{n}], "{format_}"))'
             one = {"f16x2": 0x3C00, "bf16x2": 0x3F80}.get(target_type, 0xFFFF)
-            halves.append(f"np.where({combined(e, i, text)}, u2({one}), u2(0))")
+            halves.append(f"np.where({combined(e, i, text)}, U2({one}), U2(0))")
         e.write(i.operands[0], f"join({halves[0]}, {halves[1]})", "b32")
         return
     condition = combined(e, i, compared(e, i, i.operands[1], i.operands[2]))
     if target_type in ("f16", "bf16"):
-        e.write(i.operands[0], f"np.where({condition}, u2({0x3C00 if target_type == 'f16' else 0x3F80}), u2(0))", "b16")
+        e.write(i.operands[0], f"np.where({condition}, U2({0x3C00 if target_type == 'f16' else 0x3F80}), U2(0))", "b16")
     else:
         e.write(i.operands[0], f'select_bits({condition}, "{dtypes.NUMPY[target_type]}")', target_type)

@@ -53,20 +53,20 @@ def packed_integers(e: Emitter, i: Instruction) -> None:
     code = "i2" if i.parts[-1] == "s16x2" else "u2"
     text = f'integer_pairs("{i.name}", {e.read(i.operands[1], "b32")}, {e.read(i.operands[2], "b32")}, "{code}")'
     if i.has("relu"):
-        text = f'integer_pairs("max", {text}, u4(0), "i2")'
+        text = f'integer_pairs("max", {text}, U4(0), "i2")'
     e.write(i.operands[0], text, "b32")
 
 
 @opcode("add.cc", "addc")
 def add_with_carry(e: Emitter, i: Instruction) -> None:
     """Extended precision: the carry is a register of its own."""
-    _carrying(e, i, "add_carry", e.read(CARRY, "pred") if i.name == "addc" else "b1(False)")
+    _carrying(e, i, "add_carry", e.read(CARRY, "pred") if i.name == "addc" else "B1(False)")
 
 
 @opcode("sub.cc", "subc")
 def subtract_with_borrow(e: Emitter, i: Instruction) -> None:
     """Extended precision: the borrow is kept as a carry."""
-    _carrying(e, i, "subtract_borrow", e.read(CARRY, "pred") if i.name == "subc" else "b1(False)")
+    _carrying(e, i, "subtract_borrow", e.read(CARRY, "pred") if i.name == "subc" else "B1(False)")
 
 
 def _carrying(e: Emitter, i: Instruction, function: str, carry: str) -> None:
@@ -87,9 +87,9 @@ def multiply_add_with_carry(e: Emitter, i: Instruction) -> None:
     type_ = "u" + signed[1:]
     product = f"{e.read(a, type_)} * {e.read(b, type_)}"
     if i.has("hi"):
-        product = f"multiply_high({e.read(a, signed)}, {e.read(b, signed)}).view(u{dtypes.size(type_)})"
+        product = f"multiply_high({e.read(a, signed)}, {e.read(b, signed)}).view(U{dtypes.size(type_)})"
     name = e.temporary()
-    carry = e.read(CARRY, "pred") if i.name == "madc" else "b1(False)"
+    carry = e.read(CARRY, "pred") if i.name == "madc" else "B1(False)"
     e.do(f"{name} = add_carry({product}, {e.read(c, type_)}, {carry})")
     e.write(to, f"{name}[0]", type_)
     if i.has("cc"):
@@ -102,7 +102,7 @@ def product(e: Emitter, i: Instruction) -> tuple[str, str]:
     if i.has("wide"):
         wide = WIDER[type_]
         a, b = (_widened(e, o, type_, wide) for o in i.operands[1:3])
-        return f"({a} * {b}).view({dtypes.NUMPY[unsigned(wide)]})", unsigned(wide)
+        return f"({a} * {b}).view({dtypes.NUMPY[unsigned(wide)].upper()})", unsigned(wide)
     if i.has("hi"):
         return f"multiply_high({e.read(i.operands[1], type_)}, {e.read(i.operands[2], type_)})", type_
     type_ = unsigned(type_)
@@ -111,7 +111,7 @@ def product(e: Emitter, i: Instruction) -> tuple[str, str]:
 
 def _widened(e: Emitter, operand: str, type_: str, wide: str) -> str:
     if e.is_register(operand) or operand.startswith("%"):
-        return f"{e.read(operand, type_)}.astype({dtypes.NUMPY[wide]})"
+        return f"{e.read(operand, type_)}.astype({dtypes.NUMPY[wide].upper()})"
     return e.read(operand, wide)
 
 
@@ -140,8 +140,8 @@ def multiply_24(e: Emitter, i: Instruction) -> None:
     """The product of the lower 24 bits: its lower 32 bits (.lo) or its bits 16 to 47 (.hi)."""
     type_ = i.parts[-1]
     kind = "i8" if type_ == "s32" else "u8"
-    a, b = (f"bfe({e.read(o, type_)}, u4(0), u4(24)).astype({kind})" for o in i.operands[1:3])
-    text = f"({a} * {b} >> {kind}({16 if i.has('hi') else 0})).astype({dtypes.NUMPY[type_]})"
+    a, b = (f"bfe({e.read(o, type_)}, U4(0), U4(24)).astype({kind.upper()})" for o in i.operands[1:3])
+    text = f"({a} * {b} >> {kind.upper()}({16 if i.has('hi') else 0})).astype({dtypes.NUMPY[type_].upper()})"
     if i.name == "mad24":
         text = f"{text} + {e.read(i.operands[3], type_)}"
     e.write(i.operands[0], text, type_)
@@ -160,7 +160,7 @@ def minimum_maximum(e: Emitter, i: Instruction) -> None:
     """Of integers."""
     type_ = i.parts[-1]
     text = f"np.{i.name}imum({e.read(i.operands[1], type_)}, {e.read(i.operands[2], type_)})"
-    e.write(i.operands[0], f"np.maximum({text}, i4(0))" if i.has("relu") else text, type_)
+    e.write(i.operands[0], f"np.maximum({text}, I4(0))" if i.has("relu") else text, type_)
 
 
 @opcode("abs.s16", "abs.s32", "abs.s64")
@@ -199,7 +199,7 @@ def invert(e: Emitter, i: Instruction) -> None:
 def logical_not(e: Emitter, i: Instruction) -> None:
     """1 where the value is 0."""
     type_ = "u" + i.parts[-1][1:]
-    e.write(i.operands[0], f"({e.read(i.operands[1], type_)} == 0).astype({dtypes.NUMPY[type_]})", type_)
+    e.write(i.operands[0], f"({e.read(i.operands[1], type_)} == 0).astype({dtypes.NUMPY[type_].upper()})", type_)
 
 
 @opcode("lop3")
@@ -226,8 +226,8 @@ def normal_form(table: int, a: str, b: str, c: str) -> str:
     for row, coefficient in enumerate(coefficients):
         if coefficient:
             factors = [name for name, bit in ((a, 4), (b, 2), (c, 1)) if row & bit]
-            terms.append("(" + " & ".join(factors) + ")" if factors else "u4(0xFFFFFFFF)")
-    return " ^ ".join(terms) or "u4(0)"
+            terms.append("(" + " & ".join(factors) + ")" if factors else "U4(0xFFFFFFFF)")
+    return " ^ ".join(terms) or "U4(0)"
 
 
 @opcode("shl")

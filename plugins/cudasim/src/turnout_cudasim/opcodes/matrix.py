@@ -92,7 +92,7 @@ def _product(e: Emitter, i: Instruction, function: str, types: tuple[str, str, s
     e.do(f"{name} = {text}")
     kept = {"f32": "f32", "s32": "s32", "f64": "f64"}.get(types[0], "b32")
     for n, target in enumerate(e.vector(targets)):
-        view = ".view(f4)" if kept == "f32" else ".view(f8)" if kept == "f64" else ".view(i4)" if kept == "s32" else ""
+        view = ".view(F4)" if kept == "f32" else ".view(F8)" if kept == "f64" else ".view(I4)" if kept == "s32" else ""
         e.write(target, f"{name}[{n}]{view}", kept)
 
 
@@ -160,7 +160,7 @@ def warpgroup_multiply(e: Emitter, i: Instruction) -> None:
         f"{name} = wgmma(t, {shape_of(i)}, {(d_type, a_type, b_type)}, {words(e, targets)}, {left}, {e.read(b, 'u64')}, "
         f"{keep}, {scales}, {pair}, {e.site}{options(i)})"
     )
-    kept, view = {"f32": ("f32", ".view(f4)"), "s32": ("s32", ".view(i4)")}.get(d_type, ("b32", ""))
+    kept, view = {"f32": ("f32", ".view(F4)"), "s32": ("s32", ".view(I4)")}.get(d_type, ("b32", ""))
     for n, target in enumerate(e.vector(targets)):
         e.write(target, f"{name}[{n}]{view}", kept)
 
