@@ -323,6 +323,8 @@ class _BodyReader:
         self.module, self.text, self.start = module, text, start
         self.body = Body()
         self.scopes: list[dict[str, str]] = [{}]  # what each open { renames
+        self.starts: list[int] = []  # and the instruction at which it opened
+        self.labels: list[dict[str, str]] = []  # and the labels that it declared
         self.scope_count = 0
         self.location = NOWHERE
         self.callers: dict[tuple[str, ...], Location] = {}
@@ -339,14 +341,18 @@ class _BodyReader:
             elif kind == "open":
                 self.scope_count += 1
                 self.scopes.append(dict(self.scopes[-1]))
+                self.starts.append(len(self.body.instructions))
+                self.labels.append({})
             elif kind == "close":
-                self.scopes.pop()
+                self._close()
             elif kind == "label":
-                self.body.labels[self._declare(found["label"])] = len(self.body.instructions)
+                name = self._declare(found["label"])
+                self.body.labels[name] = len(self.body.instructions)
+                if self.labels:
+                    self.labels[-1][found["label"]] = name
             elif kind == "text":
                 self._statement(found["text"].strip(), found.end() - len(found[0].lstrip()))
             position = found.end()
-        self._resolve_forward_labels()
         return self.body
 
     def _line(self, position: int) -> int:
@@ -394,12 +400,15 @@ class _BodyReader:
         scope = self.scopes[-1]
         return WORD.sub(lambda m: scope.get(m[0], m[0]), text) if scope else text
 
-    def _resolve_forward_labels(self) -> None:
-        """A branch may come before the label that its own braces declare; such a label is known only at the end."""
-        renamed = {name.rpartition(".")[0]: name for name in self.body.labels if "." in name}
-        for instruction in self.body.instructions:
-            if instruction.name == "bra" and instruction.operands[0] not in self.body.labels:
-                instruction.operands[0] = renamed.get(instruction.operands[0], instruction.operands[0])
+    def _close(self) -> None:
+        """At the end of `{ }`: branches in it to labels that it declared after them are known only now."""
+        if len(self.scopes) == 1:
+            raise ParseError("a } that closes nothing")
+        self.scopes.pop()
+        first, outer = self.starts.pop(), self.labels.pop()
+        for instruction in self.body.instructions[first:]:
+            if instruction.name == "bra":
+                instruction.operands[0] = outer.get(instruction.operands[0], instruction.operands[0])
 
     def _locate(self, text: str) -> None:
         words = text.replace(",", " ").split()
