@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,14 +39,17 @@ def tensors(
     biases: str = "",
     head_norms: bool = False,
     key_heads: int = KEY_HEADS,
+    joined: bool = False,
+    norms_after: bool = False,
+    blocks: int = BLOCKS,
 ) -> list[MadeTensor]:
-    """The weights. kind: of all matrices. table: of the embedding. biases: of which of q, k, v, output."""
+    """The weights. kind: of all matrices. table: of the embedding. biases: of which of q, k, v, output. joined, norms_after: as phi3, gemma2."""
     found = [tensor("token_embd.weight", table or kind, (VOCABULARY, WIDTH), 1, 0.5), vector("output_norm.weight", WIDTH, 1, 2)]
     if not tied:
         found.append(tensor("output.weight", kind, (VOCABULARY, WIDTH), 3, 0.1))
     queries, shared = HEADS * HEAD, key_heads * HEAD
-    shapes = {"q": (queries, WIDTH), "k": (shared, WIDTH), "v": (shared, WIDTH), "output": (WIDTH, queries)}
-    for block in range(BLOCKS):
+    shapes = {"qkv": (queries + 2 * shared, WIDTH), "output": (WIDTH, queries)} if joined else {"q": (queries, WIDTH), "k": (shared, WIDTH), "v": (shared, WIDTH), "output": (WIDTH, queries)}
+    for block in range(blocks):
         name, seed = f"blk.{block}", 100 * block + 10
         found += [vector(f"{name}.{norm}_norm.weight", WIDTH, 1, seed + i) for i, norm in enumerate(("attn", "ffn"))]
         for i, (part, shape) in enumerate(shapes.items()):
@@ -55,11 +58,26 @@ def tensors(
                 found.append(vector(f"{name}.attn_{part}.bias", shape[0], 0, seed + 6 + i))
         if head_norms:
             found += [vector(f"{name}.attn_{part}_norm.weight", HEAD, 1, seed + 20) for part in "qk"]
-        found += [tensor(f"{name}.ffn_{part}.weight", kind, (HIDDEN, WIDTH), seed + 30 + i, 0.1) for i, part in enumerate(("gate", "up"))]
+        if norms_after:
+            found += [vector(f"{name}.post_{part}_norm.weight", WIDTH, 1, seed + 25 + i) for i, part in enumerate(("attention", "ffw"))]
+        if joined:
+            found.append(tensor(f"{name}.ffn_up.weight", kind, (2 * HIDDEN, WIDTH), seed + 30, 0.1))
+        else:
+            gate_and_up = enumerate(("gate", "up"))
+            found += [tensor(f"{name}.ffn_{part}.weight", kind, (HIDDEN, WIDTH), seed + 30 + i, 0.1) for i, part in gate_and_up]
         found.append(tensor(f"{name}.ffn_down.weight", kind, (WIDTH, HIDDEN), seed + 32, 0.1))
     return found
 
 
-def decoder(architecture: str = "llama", changes: Mapping[str, Any] | None = None, **how: Any) -> bytes:
-    """A whole file."""
-    return gguf(keys(architecture, changes), tensors(**how))
+_AS_FAMILY: dict[str, dict[str, Any]] = {
+    "phi3": {"joined": True},
+    "gemma2": {"norms_after": True},
+    "gemma3": {"norms_after": True, "head_norms": True},
+}
+
+
+def decoder(architecture: str = "llama", changes: Mapping[str, Any] | None = None, more: Sequence[MadeTensor] = (), **how: Any) -> bytes:
+    """A whole file, with the tensors that its family has, and `more`."""
+    how = {**_AS_FAMILY.get(architecture, {}), **how}
+    own = keys(architecture, {"block_count": how.get("blocks", BLOCKS), **(changes or {})})
+    return gguf(own, [*more, *tensors(**how)])

@@ -80,9 +80,46 @@ def test_qwen3(kind: str) -> None:
     check(gguf_decoders.decoder("qwen3", kind=kind, head_norms=True))
 
 
-@pytest.mark.parametrize("architecture", ["llama", "qwen3"])
-def test_tokens_may_come_in_any_portions(architecture: str) -> None:
-    file = gguf_decoders.decoder(architecture, kind="Q4_1", head_norms=architecture == "qwen3")
+def factors(which: str, start: float, stop: float) -> MadeTensor:
+    return MadeTensor(f"rope_factors_{which}.weight", 0, (32,), np.linspace(start, stop, 32).astype("<f4").tobytes())
+
+
+LONG = {"rope.scaling.original_context_length": 8, "rope.scaling.attn_factor": 1.2}
+YARN = {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0, "rope.scaling.original_context_length": 16}
+
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "llama in a window": {"changes": {"attention.sliding_window": 5}},
+    "llama by YaRN": {"changes": YARN},
+    "qwen2 by YaRN": {"architecture": "qwen2", "changes": YARN},
+    "qwen3": {"architecture": "qwen3", "head_norms": True},
+    "phi3": {"architecture": "phi3", "tied": False},
+    "phi3 in a window": {"architecture": "phi3", "changes": {"attention.sliding_window": 5}},
+    "phi3, some of each head turned": {"architecture": "phi3", "changes": {"rope.dimension_count": 48}},
+    "gemma": {"architecture": "gemma"},
+    "gemma2": {"architecture": "gemma2", "changes": {"attn_logit_softcapping": 5.0, "final_logit_softcapping": 3.0}},
+    "gemma2 in a window": {"architecture": "gemma2", "changes": {"attention.sliding_window": 5, "attn_logit_softcapping": 5.0}},
+    "gemma3": {"architecture": "gemma3", "blocks": 6, "changes": {"attention.sliding_window": 5, "rope.freq_base": 500.0}},
+    "gemma3, scaled": {"architecture": "gemma3", "blocks": 6, "changes": {"rope.scaling.type": "linear", "rope.scaling.factor": 8.0}},
+}
+
+
+@pytest.mark.parametrize("kind", ["F32", "Q4_1"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family(family: str, kind: str) -> None:
+    check(gguf_decoders.decoder(**FAMILIES[family], kind=kind))
+
+
+@pytest.mark.parametrize("tokens", [8, 13])
+def test_long_texts_have_factors_of_their_own(tokens: int) -> None:
+    file = gguf_decoders.decoder("phi3", LONG, [factors("long", 1, 8), factors("short", 1, 2)])
+    wanted = Oracle(read(file)).logits(IDS[0, :tokens])
+    assert np.abs(logits_of(load(file), IDS[0, :tokens]) - wanted).max() < 2e-5 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tokens_may_come_in_any_portions(family: str) -> None:
+    file = gguf_decoders.decoder(**FAMILIES[family], kind="Q4_1")
     wanted = Oracle(read(file)).logits(IDS[0])
     text = Text(load(file), capacity=20)  # what lies in the cache beyond its tokens does not matter
     pieces, start = [], 0
