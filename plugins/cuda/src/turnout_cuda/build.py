@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from turnout.errors import CompileError
-from turnout_cuda.driver import Gpu, simulated
+from turnout_cuda.driver import Gpu
 from turnout_cuda.source import whole
 
 __all__ = ["Target", "Usage", "build", "cache_folder", "compiler_version", "target", "usage"]
@@ -42,7 +42,7 @@ class Target:
 def target(gpu: Gpu) -> Target:
     """What the device loads. Hopper's own instructions ("sm_90a") are asked for by their exact name."""
     arch = "sm_90a" if gpu.capability == (9, 0) else gpu.arch
-    return Target(arch, ptx=simulated())
+    return Target(arch, ptx=gpu.simulated)
 
 
 def build(source: str, wanted: Target) -> bytes:
@@ -121,7 +121,7 @@ def _compile(text: str, wanted: Target) -> tuple[bytes, str]:
             raise CompileError(f"NVRTC could not build a kernel for {wanted.arch}: {code.name}: {said.strip()[:2000]}")
         size_of, content_of = (nvrtc.nvrtcGetPTXSize, nvrtc.nvrtcGetPTX) if wanted.ptx else (nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN)
         _, size = size_of(program)
-        binary = b" " * size
+        binary = bytes(int(size))
         content_of(program, binary)
     finally:
         nvrtc.nvrtcDestroyProgram(program)
@@ -130,6 +130,6 @@ def _compile(text: str, wanted: Target) -> tuple[bytes, str]:
 
 def _log(nvrtc: Any, program: Any) -> str:
     _, size = nvrtc.nvrtcGetProgramLogSize(program)
-    text = b" " * int(size)
+    text = bytes(int(size) + 1)  # NVRTC writes into it: never a bytes object of one byte, which Python shares
     nvrtc.nvrtcGetProgramLog(program, text)
-    return text.decode(errors="replace").strip("\0 ")
+    return text.decode(errors="replace").strip("\0 \n")

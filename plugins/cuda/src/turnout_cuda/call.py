@@ -51,6 +51,10 @@ class Call:
             return value.numpy()
         return list(value) if isinstance(value, tuple) else value
 
+    def real(self, name: str, default: float) -> float:
+        """A float attribute. Attributes are float32, their defaults too, whatever the tensors are."""
+        return float(np.float32(self.attribute(name, default)))
+
     def axis(self, name: str = "axis", default: int = 0, ndim: int | None = None) -> int:
         """An attribute that names an axis, counted from the front. Raises RunError where there is no such axis."""
         ndim = self.x.ndim if ndim is None else ndim

@@ -49,14 +49,14 @@ class Context:
         self._lock = threading.Lock()
         self._functions: dict[str, int] = {}
         self._modules: list[Any] = []
-        self._check(driver.cuInit(0))
-        device = self._check(driver.cuDeviceGet(gpu.ordinal))
-        self._context = self._check(driver.cuDevicePrimaryCtxRetain(device))
+        self.check(driver.cuInit(0))
+        device = self.check(driver.cuDeviceGet(gpu.ordinal))
+        self._context = self.check(driver.cuDevicePrimaryCtxRetain(device))
         self.enter()
-        self.stream = self._check(driver.cuStreamCreate(driver.CUstream_flags.CU_STREAM_NON_BLOCKING.value))
-        pool = self._check(driver.cuDeviceGetDefaultMemPool(device))
+        self.stream = self.check(driver.cuStreamCreate(driver.CUstream_flags.CU_STREAM_NON_BLOCKING.value))
+        pool = self.check(driver.cuDeviceGetDefaultMemPool(device))
         threshold = driver.cuuint64_t(2**63)  # keep what is freed: the pool would give it back to the system at each wait
-        self._check(
+        self.check(
             driver.cuMemPoolSetAttribute(pool, driver.CUmemPool_attribute.CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, threshold),
         )
 
@@ -64,7 +64,7 @@ class Context:
         """Makes this the calling thread's context. Raises DeviceLost."""
         if self.lost:
             raise DeviceLost(f"{self.gpu.name} is gone", hint="start the program again; nvidia-smi says whether the GPU is still there")
-        self._check(self.driver.cuCtxSetCurrent(self._context))
+        self.check(self.driver.cuCtxSetCurrent(self._context))
 
     # memory
 
@@ -73,7 +73,7 @@ class Context:
         code, address = self.driver.cuMemAllocAsync(max(nbytes, 1), self.stream)
         if code.value == _OUT_OF_MEMORY:
             raise self._full(nbytes)
-        self._check((code,))
+        self.check((code,))
         return int(address)
 
     def _full(self, nbytes: int) -> OutOfMemory:
@@ -96,8 +96,8 @@ class Context:
         dense = np.ascontiguousarray(array).reshape(array.shape)
         memory = Memory(self, dense.nbytes)
         if dense.nbytes:
-            self._check(self.driver.cuMemcpyHtoDAsync(memory.address, dense.ctypes.data, dense.nbytes, self.stream))
-            self._check(self.driver.cuStreamSynchronize(self.stream))
+            self.check(self.driver.cuMemcpyHtoDAsync(memory.address, dense.ctypes.data, dense.nbytes, self.stream))
+            self.check(self.driver.cuStreamSynchronize(self.stream))
         mirror = dense.copy() if dense.size <= MIRRORED else None
         return DeviceTensor(dense.shape, dense.dtype, memory, mirror)
 
@@ -106,8 +106,8 @@ class Context:
         self.enter()
         array = np.empty(shape, dtype)
         if array.nbytes:
-            self._check(self.driver.cuMemcpyDtoHAsync(array.ctypes.data, address, array.nbytes, self.stream))
-        self._check(self.driver.cuStreamSynchronize(self.stream))
+            self.check(self.driver.cuMemcpyDtoHAsync(array.ctypes.data, address, array.nbytes, self.stream))
+        self.check(self.driver.cuStreamSynchronize(self.stream))
         return array
 
     # kernels
@@ -125,10 +125,10 @@ class Context:
 
     def _load(self, binary: bytes, entry: str) -> int:
         driver = self.driver
-        library = self._check(driver.cuLibraryLoadData(binary, [], [], 0, [], [], 0))
+        library = self.check(driver.cuLibraryLoadData(binary, [], [], 0, [], [], 0))
         self._modules.append((library, binary))
-        kernel = self._check(driver.cuLibraryGetKernel(library, entry.encode()))
-        return int(self._check(driver.cuKernelGetFunction(kernel)))
+        kernel = self.check(driver.cuLibraryGetKernel(library, entry.encode()))
+        return int(self.check(driver.cuKernelGetFunction(kernel)))
 
     # errors
 
@@ -144,7 +144,8 @@ class Context:
             return DeviceLost(said, hint="the process must start again before it can use this GPU")
         return RunError(said, hint="`turnout doctor` tells whether the device itself is well")
 
-    def _check(self, result: tuple[Any, ...]) -> Any:
+    def check(self, result: tuple[Any, ...]) -> Any:
+        """What a call of the driver gave, or the error that it tells."""
         code, *rest = result
         if code.value:
             raise self.raised(code)

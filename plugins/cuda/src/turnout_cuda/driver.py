@@ -48,6 +48,11 @@ class Gpu:
         return " MIG " in f" {self.name} "
 
     @property
+    def simulated(self) -> bool:
+        """Whether it is turnout-cudasim's, which runs PTX."""
+        return self.name.startswith("turnout-cudasim")
+
+    @property
     def arch(self) -> str:
         """The architecture as NVRTC names it, "sm_90"."""
         return f"sm_{self.capability[0]}{self.capability[1]}"
@@ -77,6 +82,8 @@ def gpus() -> list[Gpu]:
     count = ctypes.c_int()
     _check(driver.cuDeviceGetCount(ctypes.byref(count)), driver)
     found = [_gpu(driver, ordinal, version.value) for ordinal in range(count.value)]
+    if not simulated():  # somebody else in this process simulates a GPU, which is none for a user
+        found = [one for one in found if not one.simulated]
     usable = [one for one in found if one.capability >= LEAST_CAPABILITY]
     if not found:
         raise Unavailable(f"the NVIDIA driver sees no GPU{_visible()}", hint=_VISIBLE_HINT if _hidden() else "check with nvidia-smi")

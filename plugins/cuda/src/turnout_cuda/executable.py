@@ -11,7 +11,7 @@ import numpy as np
 from turnout.errors import Closed, CompileError, InvalidInput, RunError
 from turnout.graph import constant_array
 from turnout.provider import Executable
-from turnout_cuda.array import Array, Buffer, Launch
+from turnout_cuda.array import Array, Buffer, Launch, Move
 from turnout_cuda.context import Context, Memory
 from turnout_cuda.element import element_of
 from turnout_cuda.memory import place
@@ -27,12 +27,16 @@ __all__ = ["CudaExecutable"]
 PLANS = 64
 """Sets of shapes that an executable remembers the plan of."""
 
+GRAPH, GRAPHS = 4, 4
+"""Launches from which on a segment is worth recording as a CUDA graph, and sets of addresses that it is recorded for."""
+
 
 class CudaExecutable(Executable):
     """A partition on one GPU."""
 
-    def __init__(self, graph: ir.GraphView, context: Context) -> None:
+    def __init__(self, graph: ir.GraphView, context: Context, *, graphs: bool = True) -> None:
         self._context = context
+        self._graphs = graphs
         self._partition = Partition(graph)
         self._lock = threading.Lock()
         self._plans: dict[Any, Prepared] = {}
@@ -80,6 +84,8 @@ class CudaExecutable(Executable):
     def close(self) -> None:
         self._closed = True
         with self._lock:
+            for prepared in self._plans.values():
+                prepared.forget()
             self._plans.clear()
             self._weights.clear()
             self._owned.clear()
@@ -109,6 +115,8 @@ class CudaExecutable(Executable):
         for name, array in arrays.items():
             array.readers = self._partition.readers.get(name, 0)
         if len(self._plans) >= PLANS:
+            for old in self._plans.values():
+                old.forget()
             self._plans.clear()
         prepared = self._plans[key] = self._prepare(State(0, arrays))
         return prepared
@@ -127,6 +135,8 @@ class CudaExecutable(Executable):
             arrays = {name: _fresh(array) for name, array in segment.state.arrays.items()}
             arrays[segment.waits_for].host = found
             if len(prepared.following) >= PLANS:
+                for old in prepared.following.values():
+                    old.forget()
                 prepared.following.clear()
             following = prepared.following[key] = self._prepare(State(segment.state.position, arrays))
         return following
@@ -147,7 +157,7 @@ class CudaExecutable(Executable):
             self._arena = None
             self._arena = Memory(self._context, prepared.arena_bytes)
         prepared.point(values, addresses, self._arena.address if self._arena is not None else 0)
-        prepared.issue()
+        prepared.run(graphs=self._graphs)
 
     def _given(self, prepared: Prepared, buffer: Buffer, out: Sequence[Any] | None) -> Any:
         """The caller's own memory for an output, where he gave some that fits."""
@@ -181,7 +191,8 @@ _NUMPY = {"int": np.int32, "long long": np.int64, "double": np.float64, "float":
 class Prepared:
     """A segment with everything written down that a run needs: argument blocks, and which words of them hold which address.
 
-    `point` writes the addresses that changed since the last run, `issue` makes the launches: one call of the driver for each.
+    `point` writes the addresses that changed since the last run; `run` makes the launches, one call of the driver for each, or replays
+    them as one CUDA graph.
     """
 
     def __init__(self, segment: Segment, context: Context) -> None:
@@ -203,6 +214,10 @@ class Prepared:
                 for word in words:
                     self._words[word] = buffer.address
         self._arena = -1
+        self._graphs: dict[tuple[int, ...], Any] = {}
+        self._last: tuple[int, ...] = ()
+        moved = [one for step in segment.steps if isinstance(step, Move) for one in (*step.reads, *step.writes)]
+        self._moved = [one for one in dict.fromkeys(moved) if one.home in ("input", "kept", "output")]
         self._moves = {step for step in range(len(segment.steps)) if not isinstance(segment.steps[step], Launch)}
         self._calls = self._launches()
 
@@ -242,8 +257,10 @@ class Prepared:
     def point(self, values: Sequence[DeviceTensor], addresses: dict[Buffer, Any], arena: int) -> None:
         """Writes this run's addresses."""
         words = self._words
+        now = [arena]
         for buffer, places in self._outer:
             address = values[buffer.address].address if buffer.home == "input" else addresses[buffer].address
+            now.append(address)
             for word in places:
                 words[word] = address
         if arena != self._arena:
@@ -251,8 +268,47 @@ class Prepared:
                 words[word] = arena + offset
             self._arena = arena
         self._now = (values, addresses, arena)
+        self._key = (*now, *(self._at(buffer) for buffer in self._moved))
 
-    def issue(self) -> None:
+    def run(self, *, graphs: bool) -> None:
+        """Does the work of the segment: as a CUDA graph where it has run at these addresses before, launch by launch where not."""
+        if not graphs or len(self._calls) < GRAPH:
+            self._issue()
+            return
+        graph = self._graphs.get(self._key)
+        if graph is None and self._key == self._last:
+            graph = self._capture()
+        self._last = self._key
+        if graph is None:
+            self._issue()
+        else:
+            self._context.check(self._context.driver.cuGraphLaunch(graph, self._context.stream))
+
+    def _capture(self) -> Any:
+        """What `_issue` does, recorded."""
+        driver, context = self._context.driver, self._context
+        mode = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+        context.check(driver.cuStreamBeginCapture(context.stream, mode))
+        try:
+            self._issue()
+        finally:
+            recorded = context.check(driver.cuStreamEndCapture(context.stream))
+        graph = context.check(driver.cuGraphInstantiate(recorded, 0))
+        context.check(driver.cuGraphDestroy(recorded))
+        if len(self._graphs) >= GRAPHS:
+            self.forget()
+        self._graphs[self._key] = graph
+        return graph
+
+    def forget(self) -> None:
+        """Gives the recorded graphs back."""
+        while self._graphs:
+            _, graph = self._graphs.popitem()
+            self._context.driver.cuGraphExecDestroy(graph)
+        for following in self.following.values():
+            following.forget()
+
+    def _issue(self) -> None:
         """Hands every step to the stream."""
         launch = self._context.driver.cuLaunchKernel
         if not self._moves:

@@ -6,7 +6,9 @@ import contextlib
 import importlib.metadata
 import threading
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from turnout.device import Device, Link
 from turnout.errors import Unavailable
@@ -18,10 +20,18 @@ if TYPE_CHECKING:
     from turnout_cuda.context import Context
     from turnout_cuda.driver import Gpu
 
-__all__ = ["CudaProvider"]
+__all__ = ["CudaProvider", "Options"]
 
 _LINK = Link(latency=10e-6, bandwidth=20e9)
 """A copy of pageable memory over PCIe 4.0 x16, roughly; only the veto reads it."""
+
+
+class Options(BaseModel):
+    """The load options of CUDA: `load(..., options={"cuda": {"graphs": False}})`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    graphs: bool = Field(default=True, description="record launches as CUDA graphs, and replay them where shapes and addresses repeat")
 
 
 class CudaProvider(Provider):
@@ -29,6 +39,7 @@ class CudaProvider(Provider):
 
     name = "cuda"
     rank = 10
+    Options: ClassVar[type[BaseModel] | None] = Options
 
     def __init__(self) -> None:
         self._gpus: Sequence[Gpu] | None = None
@@ -70,7 +81,8 @@ class CudaProvider(Provider):
     def compile(self, graph: ir.GraphView, device: Device, options: Any) -> Executable:
         from turnout_cuda.executable import CudaExecutable
 
-        return CudaExecutable(graph, self.context(device))
+        chosen = options if isinstance(options, Options) else Options()
+        return CudaExecutable(graph, self.context(device), graphs=chosen.graphs)
 
     def context(self, device: Device) -> Context:
         """The GPU behind a device, made ready at its first use."""

@@ -63,7 +63,7 @@ template <int E, int M, int BIAS, int KIND> DEVICE unsigned char encode(float x,
     unsigned raw = __float_as_uint(x), sign = raw >> 31, size = raw & 0x7fffffff;
     const unsigned top = KIND == 0 ? ((1 << (E + M)) - 1 - (1 << M)) : KIND == 1 ? (1 << (E + M)) - 2 : (1 << (E + M)) - 1;
     const unsigned nan = KIND == 2 ? 1 << (E + M) : KIND == 0 ? (1 << (E + M)) - (1 << M) + (1 << (M - 1)) : (1 << (E + M)) - 1;
-    if (size > 0x7f800000) return KIND == 3 ? top : KIND == 2 ? nan : (sign << (E + M) | nan | (KIND == 0 ? (1 << M) - 1 : 0));
+    if (size > 0x7f800000) return KIND == 3 ? 1 << (E + M) : KIND == 2 ? nan : (sign << (E + M) | nan | (KIND == 0 ? (1 << M) - 1 : 0));
     int exponent = (int)(size >> 23) - 127 + BIAS;
     unsigned coded, mantissa = (size & 0x7fffff) | 0x800000;
     if (exponent >= 1) {
@@ -107,13 +107,24 @@ template <> struct Down<u2> { template <class W> static DEVICE u2 from(W x) { re
 template <> struct Down<bits64> { static DEVICE bits64 from(bits64 x) { return x; } };
 template <> struct Down<bits128> { static DEVICE bits128 from(bits128 x) { return x; } };
 template <int E, int M, int BIAS, int KIND> struct Down<minifloat<E, M, BIAS, KIND>> {
+    static DEVICE minifloat<E, M, BIAS, KIND> from(minifloat<E, M, BIAS, KIND> x) { return x; }
     template <class W> static DEVICE minifloat<E, M, BIAS, KIND> from(W x, bool saturate = true) {
         return minifloat<E, M, BIAS, KIND>{encode<E, M, BIAS, KIND>(narrow(x), saturate)};
+    }
+};
+template <> struct Down<e8m0> {  // powers of two only: what is between them is cut
+    template <class W> static DEVICE e8m0 from(W x) {
+        const unsigned size = __float_as_uint(narrow(x)) & 0x7fffffff;
+        return e8m0{(unsigned char)(size > 0x7f800000 ? 255 : size >> 23)};
     }
 };
 template <class T, class W> DEVICE T down(W x) { return Down<T>::from(x); }
 
 template <class T, int N> struct alignas(sizeof(T) * N) pack { T at[N]; };
+
+// A product that is rounded by itself, and never becomes half of a fused multiply and add.
+DEVICE float apart(float a, float b) { return __fmul_rn(a, b); }
+DEVICE double apart(double a, double b) { return __dmul_rn(a, b); }
 
 template <class W> DEVICE W larger(W a, W b) { return a > b || a != a ? a : b; }
 template <class W> DEVICE W smaller(W a, W b) { return a < b || a != a ? a : b; }

@@ -123,10 +123,10 @@ def _masked(call: Call, shape: tuple[int, int, int, int], numbers: Given) -> tup
         lines.append("if (n >= (index)lengths[z / hq]) v = -INFINITY;")
     if call.attribute("is_causal", 0):
         lines.append(f"if (n > m + {offset}) v = -INFINITY;")
-    for name, test in (("left_window_size", "m + {0} - n > left"), ("right_window_size", "n - m - {0} > right")):
+    for name, test in (("left_window_size", "m + {0} - n > back"), ("right_window_size", "n - m - {0} > ahead")):
         size = int(call.attribute(name, -1))
         if size >= 0:
-            numbers[name.partition("_")[0]] = size
+            numbers["back" if name.startswith("left") else "ahead"] = size
             lines.append(f"if ({test.format(offset)}) v = -INFINITY;")
     lines.append("y[(z * M + m) * N + n] = v;")
     return " ".join(lines), given

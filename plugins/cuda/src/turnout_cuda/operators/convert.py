@@ -21,10 +21,10 @@ _QUANTIZED: Types = _SMALL_FLOATS | {"int8", "uint8", "int16", "uint16", "int4",
 def _cast(call: Call, element: Element) -> Array:
     x = call.x
     if element == x.element:
-        return call.formula("{0}", [x], element)
+        return call.view(x, x.shape)
     text = "{0}"
     if element.name.startswith("float8e") and not call.attribute("saturate", 1):
-        text = f"up(Down<{element.c}>::from({{0}}, false))"
+        text = f"Down<{element.c}>::from({{0}}, false)"
     elif element.name in ("int4", "uint4", "int2", "uint2") and x.element.work != "int":
         text = "(long long){0}"
     return call.formula(text, [x], element)

@@ -14,7 +14,10 @@ from turnout_cuda.call import Call
 from turnout_cuda.element import BOOL, ELEMENTS, FLOATS, INTS, NUMBERS, SIGNED, UNSIGNED, Types
 from turnout_cuda.kernel import Declaration, declare, operator
 
-__all__ = ["binary", "literal", "unary"]
+__all__ = ["HALVES", "binary", "literal", "unary"]
+
+HALVES: Types = FLOATS - {"float64"}
+"""For what ONNX's evaluator computes in float32, whatever the type: there is nothing to hold a float64 kernel against."""
 
 FLOATS_ALL: Types = frozenset(name for name, one in ELEMENTS.items() if one.work in ("float", "double"))
 
@@ -41,7 +44,7 @@ def _declare(name: str, text: str, operands: Sequence[str], types: Types, makes:
         inputs = [call.input(place) for place in range(len(operands))]
         if len({one.element for one in inputs}) > 1:
             raise call.wrong("the operands are of different types")
-        values = {key: float(call.attribute(key, default)) for key, default in attributes.items()}
+        values = {key: call.real(key, default) for key, default in attributes.items()}
         return call.formula(_filled(text, operands, inputs, values), inputs, makes or inputs[0].element)
 
     declare(Declaration(name, rule, since=since, takes=(types,), lazy=True))
@@ -70,11 +73,11 @@ unary("Celu", "x > 0 ? x : alpha * expm1(x / alpha)", since=12, alpha=1.0)
 unary("Cos", "cos(x)", since=7)
 unary("Cosh", "cosh(x)", since=9)
 unary("Elu", "x < 0 ? alpha * expm1(x) : x", alpha=1.0)
-unary("Erf", "erf(x)", NUMBERS, since=9)
+unary("Erf", "erf(x)", HALVES, since=9)
 unary("Exp", "exp(x)")
 unary("Floor", "floor(x)")
-unary("HardSigmoid", "fmax(W(0), fmin(W(1), alpha * x + beta))", alpha=0.2, beta=0.5)
-unary("HardSwish", "x * fmax(W(0), fmin(W(1), x / W(6) + W(0.5)))", since=14)
+unary("HardSigmoid", "larger(W(0), smaller(W(1), apart(alpha, x) + beta))", alpha=0.2, beta=0.5)
+unary("HardSwish", "x * fmax(W(0), fmin(W(1), x / W(6) + W(0.5)))", HALVES, since=14)
 unary("IsNaN", "x != x", FLOATS_ALL, makes="bool", since=9)
 unary("LeakyRelu", "x < 0 ? alpha * x : x", alpha=0.01)
 unary("Log", "log(x)")
@@ -138,7 +141,7 @@ def clip(call: Call) -> Array:
     return call.formula(text, inputs, x.element, x.shape)
 
 
-@operator("Gelu", since=20, takes=(FLOATS,), lazy=True)
+@operator("Gelu", since=20, takes=(HALVES,), lazy=True)
 def gelu(call: Call) -> Array:
     text = "W(0.5) * x * (W(1) + erf(x * W(0.70710678118654752440)))"
     if call.attribute("approximate", "none") == "tanh":

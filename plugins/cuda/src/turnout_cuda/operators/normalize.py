@@ -9,6 +9,7 @@ from turnout_cuda.array import Array
 from turnout_cuda.call import Call, Given
 from turnout_cuda.element import FLOATS
 from turnout_cuda.kernel import operator
+from turnout_cuda.operators.elementwise import HALVES
 from turnout_cuda.operators.reduce import EXPONENTIALS
 from turnout_cuda.rows import SUM, Accumulator, reduce_rows, rewrite_rows
 
@@ -40,7 +41,7 @@ def log_softmax(call: Call) -> Array:
 
 @operator("LayerNormalization", since=17, takes=(FLOATS,))
 def layer_normalization(call: Call) -> Sequence[Array | None]:
-    x, axis, epsilon = call.x, call.axis("axis", -1), float(call.attribute("epsilon", 1e-5))
+    x, axis, epsilon = call.x, call.axis("axis", -1), call.real("epsilon", 1e-5)
     axes, row = list(range(axis, x.ndim)), x.shape[axis:]
     given: Given = {"scale": call.spread(call.input(1), row)}
     each = "((R)x - mean) * scaled * (R)up(scale[r])"
@@ -67,7 +68,7 @@ def rms_normalization(call: Call) -> Array:
     scale = call.spread(call.input(1), x.shape[axis:])
     y = call.new(x.shape, x.element)
     scaled = ("const R scaled = R(1) / sqrt(a / n + (R)epsilon);",)
-    epsilon = float(call.attribute("epsilon", 1e-5))
+    epsilon = call.real("epsilon", 1e-5)
     axes = list(range(axis, x.ndim))
     each = "(R)x * scaled * (R)up(scale[r])"
     return rewrite_rows(call, x, y, axes, SQUARES, each, "RMSNormalization", between=scaled, scale=scale, epsilon=epsilon)
@@ -92,7 +93,7 @@ def _per_channel(call: Call, groups: int, parameters: int, name: str) -> Array:
         between=_VARIANCE,
         scale=call.input(1),
         bias=call.input(2),
-        epsilon=float(call.attribute("epsilon", 1e-5)),
+        epsilon=call.real("epsilon", 1e-5),
         groups=groups,
         share=parameters // groups,
         width=spatial * (x.shape[1] // max(parameters, 1)),
@@ -106,7 +107,7 @@ def instance_normalization(call: Call) -> Array:
     return _per_channel(call, channels, channels, "InstanceNormalization")
 
 
-@operator("GroupNormalization", since=18, takes=(FLOATS,))
+@operator("GroupNormalization", since=18, takes=(HALVES,))
 def group_normalization(call: Call) -> Array:
     return _per_channel(call, int(call.attribute("num_groups")), call.input(1).size, "GroupNormalization")
 
@@ -123,7 +124,7 @@ def batch_normalization(call: Call) -> Array:
     shape = (-1, *([1] * (x.ndim - 2)))
     channels = [call.view(call.input(place), (call.input(place).size, *shape[1:])) for place in range(1, 5)]
     w = x.element.work
-    text = f"({{0}} - ({w}){{3}}) / sqrt(({w}){{4}} + ({w}){float(call.attribute('epsilon', 1e-5))!r}) * ({w}){{1}} + ({w}){{2}}"
+    text = f"({{0}} - ({w}){{3}}) / sqrt(({w}){{4}} + ({w}){call.real('epsilon', 1e-5)!r}) * ({w}){{1}} + ({w}){{2}}"
     return call.formula(text, [x, *channels], x.element, x.shape)
 
 
@@ -162,7 +163,7 @@ def lrn(call: Call) -> Array:
         f" {w} sum = 0; for (index k = first; k <= last; ++k) {{ const {w} v = up(x[i + (k - c) * inner]); sum += v * v; }}"
         f" y[i] = down<Y>(up(x[i]) / pow(({w})bias + ({w})alpha * sum, ({w})beta));"
     )
-    numbers: Given = {name: float(call.attribute(name, default)) for name, default in (("beta", 0.75), ("bias", 1.0))}
+    numbers: Given = {name: call.real(name, default) for name, default in (("beta", 0.75), ("bias", 1.0))}
     return call.each(
         call.new(x.shape, x.element),
         body,
@@ -171,6 +172,6 @@ def lrn(call: Call) -> Array:
         channels=x.shape[1],
         before=(size - 1) // 2,
         after=size // 2,
-        alpha=float(call.attribute("alpha", 1e-4)) / size,
+        alpha=call.real("alpha", 1e-4) / size,
         **numbers,
     )

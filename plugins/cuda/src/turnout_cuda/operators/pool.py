@@ -119,7 +119,7 @@ def _whole(name: str, how: Accumulator, finish: str) -> None:
     def rule(call: Call) -> Array:
         x = call.x
         y = call.new([*x.shape[:2], *([1] * (x.ndim - 2))], x.element)
-        power = float(call.attribute("p", 2))
+        power = call.real("p", 2)
         own = Accumulator(how.state, how.start, how.step.replace("P", f"R({power!r})"), how.join)
         return reduce_rows(call, x, y, list(range(2, x.ndim)), own, finish.replace("P", f"R({power!r})"), name)
 
@@ -172,7 +172,7 @@ def max_roi_pool(call: Call) -> Array:
         " const Y_ v = up(x[((im * c + ch) * h + r) * w + s]); best = v > best ? v : best; } y[i] = down<Y>(best);"
     )
     y = call.new([rois.shape[0], c, height, width], x.element)
-    scale = float(call.attribute("spatial_scale", 1.0))
+    scale = call.real("spatial_scale", 1.0)
     return call.each(y, body, x=x, rois=rois, bw=width, bh=height, c=c, h=h, w=w, n=n, scale=scale)
 
 
@@ -186,7 +186,7 @@ def roi_align(call: Call) -> Array:
     c, h, w = x.shape[1:]
     # the sample's four neighbours with their weights: the average sums products, the maximum takes the largest product
     take = (
-        "const Y_ v = fmax(fmax(w0 * v0, w1 * v1), fmax(w2 * v2, w3 * v3)); best = none ? v : fmax(best, v); none = false;"
+        "const Y_ top = fmax(fmax(w0 * v0, w1 * v1), fmax(w2 * v2, w3 * v3)); best = none ? top : fmax(best, top); none = false;"
         if largest
         else "best += w0 * v0 + w1 * v1 + w2 * v2 + w3 * v3;"
     )
@@ -209,5 +209,5 @@ def roi_align(call: Call) -> Array:
         f" {take} }} const index many = gw * gh > 0 ? gw * gh : 1; y[i] = down<Y>({'best' if largest else 'best / many'});"
     )
     y = call.new([rois.shape[0], c, height, width], x.element)
-    scale, ratio = float(call.attribute("spatial_scale", 1.0)), int(call.attribute("sampling_ratio", 0))
+    scale, ratio = call.real("spatial_scale", 1.0), int(call.attribute("sampling_ratio", 0))
     return call.each(y, body, x=x, rois=rois, batch=batch, bw=width, bh=height, c=c, h=h, w=w, ratio=ratio, scale=scale)

@@ -75,7 +75,7 @@ def gemm(call: Call) -> Array:
     (m, k), (k2, n) = (shape[::-1] if turn else shape for shape, turn in zip((a.shape, b.shape), turned, strict=True))
     if k != k2:
         raise call.wrong("the matrices do not fit")
-    alpha, beta = float(call.attribute("alpha", 1.0)), float(call.attribute("beta", 1.0))
+    alpha, beta = call.real("alpha", 1.0), call.real("beta", 1.0)
     work = a.element.work if a.element.work in ("float", "double") else "double"
     plain = work == "double" and a.element.name != "float64" and alpha == beta == 1.0
     value = "a" if plain or (alpha == 1.0 and a.element.name in FLOATS) else f"({work})alpha * a"

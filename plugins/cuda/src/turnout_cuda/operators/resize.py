@@ -109,7 +109,7 @@ def _interpolate(call: Call, x: Array, axes: Sequence[int], taps: Sequence[Taps]
     if masks:
         given |= {f"m{place}": call.constant(one) for place, _, one in masks}
         test = " || ".join(f"m{place}[c{axis}]" for place, axis, _ in masks)
-        given["beyond"] = float(call.attribute("extrapolation_value", 0.0))
+        given["beyond"] = call.real("extrapolation_value", 0.0)
         store = f"if ({test}) sum = ({work})beyond; {store}"
     if weighted or masks:
         return call.each(y, body + store, x=x, **given)

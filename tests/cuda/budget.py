@@ -1,0 +1,88 @@
+"""Every operator's kernels, built for each architecture, against a budget: python tests/cuda/budget.py [--write] [OPERATOR ...]
+
+tests/cuda/budget.json holds, by operator and element type, the registers and the bytes spilled that the kernels of its first plain case
+take on each architecture (in the order of `ARCHITECTURES`). A kernel that takes more than a tenth more registers, or spills more, fails;
+so does an operator without a line. `--write` writes the file anew. No GPU is needed.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from turnout.errors import TurnoutError
+from turnout.testing.case import Case
+from turnout.testing.made import groups
+from turnout.testing.onnx_cases import onnx_cases
+from turnout_cuda.build import Target, usage
+from turnout_cuda.command import ARCHITECTURES
+from turnout_cuda.dry import launches
+from turnout_cuda.kernel import declarations
+
+FILE = Path(__file__).with_name("budget.json")
+TYPES = ("float", "float16")
+SLACK = 1.1
+
+
+def cases(only: list[str]) -> dict[str, Case]:
+    """The first plain case of each operator and element type; for operators without made cases, ONNX's first of that operator alone."""
+    declared = {one.operator for one in declarations()}
+    found: dict[str, Case] = {}
+    for group in groups():
+        if group.operator in declared and group.dtype in TYPES:
+            found[f"{group.operator} {group.dtype}"] = group.cases[0]
+    made = {key.split()[0] for key in found}
+    for case in onnx_cases():
+        names = {name for _, name, _ in case.operators}
+        (name, *more) = names or {""}
+        if not more and name in declared - made:
+            found.setdefault(name, case)
+    return {key: case for key, case in found.items() if not only or key.split()[0] in only}
+
+
+def took(case: Case) -> list[list[int]]:
+    """[registers, bytes spilled] on each architecture: the most that one kernel of the case takes."""
+    try:
+        kernels = list(launches(case.model, case.runs[0]).values())
+    except TurnoutError:
+        return []
+    if not kernels:
+        return []
+    rows = []
+    for arch in ARCHITECTURES:
+        usages = [usage(one.source, Target(arch)) for one in kernels]
+        rows.append([max(one.registers for one in usages), max(one.spilled for one in usages)])
+    return rows
+
+
+def main(arguments: list[str]) -> int:
+    start = time.perf_counter()
+    write = "--write" in arguments
+    known = {} if write or not FILE.exists() else json.loads(FILE.read_text("utf-8"))
+    found = {key: rows for key, case in cases([one for one in arguments if one != "--write"]).items() if (rows := took(case))}
+    if write:
+        lines = ",\n".join(f" {json.dumps(key)}: {json.dumps(found[key])}" for key in sorted(found))
+        FILE.write_text(f"{{\n{lines}\n}}\n", "utf-8")
+    wrong = [] if write else [text for key, rows in found.items() if (text := _over(key, rows, known.get(key)))]
+    for text in wrong:
+        print(text)
+    spilling = sum(any(spilled for _, spilled in rows) for rows in found.values())
+    most = max(registers for rows in found.values() for registers, _ in rows)
+    print(
+        f"cuda budget: {len(found)} operators and types on {', '.join(ARCHITECTURES)}: at most {most} registers, {spilling} spill, "
+        f"{len(wrong)} over budget ({time.perf_counter() - start:.0f} s)"
+    )
+    return 1 if wrong else 0
+
+
+def _over(key: str, rows: list[list[int]], budget: list[list[int]] | None) -> str:
+    if budget is None:
+        return f"{key}: it has no line in {FILE.name}; `python tests/cuda/budget.py --write` writes one"
+    for arch, (registers, spilled), (allowed, spills) in zip(ARCHITECTURES, rows, budget, strict=True):
+        if registers > allowed * SLACK or spilled > spills:
+            return f"{key} on {arch}: {registers} registers and {spilled} bytes spilled, where the budget is {allowed} and {spills}"
+    return ""
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

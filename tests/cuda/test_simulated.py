@@ -1,0 +1,118 @@
+"""The provider in the simulator, in a process of its own: this one may have met another driver."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the simulator stands in for Linux's driver only")
+
+HEAD = """
+import numpy as np, onnx, turnout, turnout_cudasim
+turnout_cudasim.install()
+from turnout.plugins import providers
+
+def model(text):
+    return onnx.parser.parse_model('<ir_version: 10, opset_import: ["" : 20]> ' + text)
+
+def executable(loaded):
+    (one,) = loaded._program.executables
+    return one
+
+cuda = next(one for one in providers() if one.name == "cuda")
+"""
+
+
+def run(code: str, **environment: str) -> str:
+    """What the code prints, with the CUDA provider on the simulator; the simulator may have nothing to report."""
+    text = HEAD + textwrap.dedent(code) + "\nassert not turnout_cudasim.reports(), turnout_cudasim.reports()\n"
+    given = {**os.environ, "TURNOUT_CUDA": "sim", **environment}
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, env=given, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_a_chain_with_a_softmax_and_a_product() -> None:
+    run("""
+        loaded = turnout.load(model("g (float[N, 70] x, float[70, 9] w) => (float[N, 9] y)"
+            "{ a = Softmax(x) b = MatMul(a, w) c = Sigmoid(b) y = Mul(b, c) }"), device="cuda")
+        for rows in (5, 1, 0, 130):
+            x, w = np.random.default_rng(rows).standard_normal((rows, 70)).astype("f"), np.ones((70, 9), "f")
+            e = np.exp(x - x.max(1, keepdims=True)) if rows else x
+            b = (e / e.sum(1, keepdims=True)) @ w
+            assert np.allclose(loaded.run(x=x, w=w)["y"], b / (1 + np.exp(-b)), atol=1e-5)
+    """)
+
+
+def test_repeated_runs_become_a_graph_that_reads_its_inputs_anew() -> None:
+    said = run("""
+        device = cuda.probe()[0]
+        text = "g (float[8, 8] x) => (float[8, 8] y) { a = Softmax(x) b = MatMul(a, a) c = Softmax(b) d = MatMul(c, a) y = Softmax(d) }"
+        graphs = turnout.load(model(text), device="cuda")
+        plain = turnout.load(model(text), device="cuda", options={"cuda": {"graphs": False}})
+        one, other = executable(graphs), executable(plain)
+        x, y = (cuda.to_device(np.zeros((8, 8), "f"), device) for _ in range(2))
+        for number in range(4):
+            values = np.random.default_rng(number).standard_normal((8, 8)).astype("f")
+            cuda.context(device).driver.cuMemcpyHtoD(x.address, values.ctypes.data, values.nbytes)
+            (got,) = one.run([x], [y])
+            assert got.memory is y.memory
+            (wanted,) = other.run([cuda.to_device(values, device)])
+            assert np.array_equal(cuda.to_host(got, device), cuda.to_host(wanted, device))
+        print(sum(len(prepared._graphs) for prepared in one._plans.values()), sum(len(p._graphs) for p in other._plans.values()))
+        graphs.close()
+        plain.close()
+    """)
+    assert said.split() == ["1", "0"]
+
+
+def test_a_shape_that_follows_from_values_is_waited_for() -> None:
+    run("""
+        loaded = turnout.load(model("g (float[N] x) => (int64[1, M] i, float[K] y)"
+            "{ i = NonZero(x) s = Shape(i) two = Constant<value = int64[1] {1}>() one = Constant<value = int64[1] {2}>()"
+            " n = Slice(s, two, one) y = Expand(h, n) h = Constant<value = float[1] {3.0}>() }".replace(
+            "y = Expand(h, n) h = Constant<value = float[1] {3.0}>()", "h = Constant<value = float[1] {3.0}>() y = Expand(h, n)")),
+            device="cuda")
+        for x in ([0, 1, 0, 2, 3], [0, 0], [], [5]):
+            found = loaded.run(x=np.array(x, "f"))
+            assert found["i"].tolist() == [np.flatnonzero(x).tolist()]
+            assert found["y"].tolist() == [3.0] * np.count_nonzero(x)
+    """)
+
+
+def test_explain_says_that_shapes_are_read_on_the_host() -> None:
+    said = run("""
+        loaded = turnout.load(model("g (float[4, 6] x, int64[2] s) => (float[a, b] y) { y = Reshape(x, s) }"), device="cuda")
+        print(loaded.explain().to_dict())
+    """)
+    assert "read on the host" in said
+
+
+@pytest.mark.parametrize("mode", ["no-device", "driver-too-old", "driver-mismatch", "init-fails"])
+def test_drivers_without_a_usable_device_are_told_apart(mode: str) -> None:
+    said = run(
+        """
+        try:
+            cuda.probe()
+        except turnout.errors.Unavailable as error:
+            print(error.message)
+        """,
+        TURNOUT_CUDASIM_MODE=mode,
+    )
+    assert {
+        "no-device": "sees no GPU",
+        "driver-too-old": "is for CUDA 11.4",
+        "driver-mismatch": "different versions",
+        "init-fails": "not ready",
+    }[mode] in said
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_real_models_agree_with_the_cpu() -> None:
+    script = Path(__file__).with_name("real_models.py")
+    done = subprocess.run([sys.executable, str(script), "vad_sequence", "magika"], capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
