@@ -66,11 +66,9 @@ class Oracle:
             gate, up = np.split(self.linear(f"{name}.ffn_up", x), 2, -1)
         else:
             gate, up = (self.linear(f"{name}.ffn_{part}", x) for part in ("gate", "up"))
-        if self.is_gemma:
-            gate = gate * (1 + np.tanh(np.sqrt(2 / np.pi) * (gate + 0.044715 * gate**3))) / 2
-        else:
-            gate = gate / (1 + np.exp(-gate))
-        return self.linear(f"{name}.ffn_down", gate * up)
+        gelu = gate * (1 + np.tanh(np.sqrt(2 / np.pi) * (gate + 0.044715 * gate**3))) / 2
+        silu = gate / (1 + np.exp(-gate))
+        return self.linear(f"{name}.ffn_down", (gelu if self.is_gemma else silu) * up)
 
     def linear(self, name: str, x: Array) -> Array:
         weight, bias = self.weight(f"{name}.weight"), self.weight(f"{name}.bias")

@@ -43,12 +43,16 @@ def tensors(
     norms_after: bool = False,
     blocks: int = BLOCKS,
 ) -> list[MadeTensor]:
-    """The weights. kind: of all matrices. table: of the embedding. biases: of which of q, k, v, output. joined, norms_after: as phi3, gemma2."""
+    """The weights.
+
+    kind: of all matrices. table: of the embedding. biases: of which of q, k, v, output. joined, norms_after: as in phi3 and gemma2.
+    """
     found = [tensor("token_embd.weight", table or kind, (VOCABULARY, WIDTH), 1, 0.5), vector("output_norm.weight", WIDTH, 1, 2)]
     if not tied:
         found.append(tensor("output.weight", kind, (VOCABULARY, WIDTH), 3, 0.1))
     queries, shared = HEADS * HEAD, key_heads * HEAD
-    shapes = {"qkv": (queries + 2 * shared, WIDTH), "output": (WIDTH, queries)} if joined else {"q": (queries, WIDTH), "k": (shared, WIDTH), "v": (shared, WIDTH), "output": (WIDTH, queries)}
+    rows = {"qkv": queries + 2 * shared} if joined else {"q": queries, "k": shared, "v": shared}
+    shapes = {**{part: (count, WIDTH) for part, count in rows.items()}, "output": (WIDTH, queries)}
     for block in range(blocks):
         name, seed = f"blk.{block}", 100 * block + 10
         found += [vector(f"{name}.{norm}_norm.weight", WIDTH, 1, seed + i) for i, norm in enumerate(("attn", "ffn"))]

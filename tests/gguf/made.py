@@ -20,7 +20,7 @@ _NUMBERS |= {np.dtype("u8"): 10, np.dtype("i8"): 11, np.dtype("f8"): 12}
 
 # where the float16 scales of a block lie; the other types have them at byte 0, F32 and its like have none
 _SCALES = {"Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,), "TQ1_0": (52,), "TQ2_0": (64,)}
-_SCALES |= {"Q4_1": (0, 2), "Q5_1": (0, 2)}
+_SCALES |= {"Q4_1": (0, 2), "Q5_1": (0, 2), "IQ1_M": ()}
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,9 @@ def blocks(kind: BlockType, rows: int, columns: int, seed: int = 0, size: float 
     if kind.name == "MXFP4":
         raw[:, 0] = random.integers(-3, 0, len(raw)) + round(np.log2(size)) + 127
         return raw.reshape(rows, -1)
+    if kind.name == "NVFP4":
+        raw[:, :4] = (round(np.log2(size)) + 5) * 8 + (raw[:, :4] & 7)
+        return raw.reshape(rows, -1)
     places, scales = _SCALES.get(kind.name, (0,)), random.uniform(0.5, 1, len(raw))
     _fill(raw, places, scales)
     spread = dequantize(raw, GGMLQuantizationType(kind.number)).std()
@@ -95,6 +98,9 @@ def blocks(kind: BlockType, rows: int, columns: int, seed: int = 0, size: float 
 
 
 def _fill(raw: NDArray[np.uint8], places: Sequence[int], scales: NDArray[np.float64]) -> None:
+    if not places:  # IQ1_M has four bits of its scale at the end of each of its last four numbers
+        quarters = scales.astype("<f2").view("<u2")[:, None] >> np.array([0, 4, 8, 12], "<u2") & 15
+        raw[:, 49::2] = (raw[:, 49::2] & 15) | (quarters << 4)
     for place in places:
         raw[:, place : place + 2] = scales.astype("<f2")[:, None].view(np.uint8)
 

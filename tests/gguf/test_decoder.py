@@ -240,8 +240,8 @@ UNBUILDABLE: dict[str, tuple[bytes, str]] = {
     "a tensor without a place": (gguf(gguf_decoders.keys(), [*gguf_decoders.tensors(), tensor("x.y", "F32", (4,))]), "no place"),
     "a bias where the family has none": (gguf_decoders.decoder("qwen2", biases="q").replace(b"attn_q.bias", b"ffn_up.bias"), "no place"),
     "a type that cannot be read": (
-        gguf(gguf_decoders.keys(), [MadeTensor("token_embd.weight", 16, (96, 256), bytes(96 * BY_NAME["IQ2_XXS"].nbytes))]),
-        "type IQ2_XXS",
+        gguf(gguf_decoders.keys(), [MadeTensor("token_embd.weight", 41, (96, 256), bytes(192 * BY_NAME["Q1_0"].nbytes))]),
+        "type Q1_0",
     ),
 }
 

@@ -10,8 +10,11 @@ down as other runtimes want them. Sources: the structures of ggml-common.h and t
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import resources
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -186,6 +189,109 @@ def _mxfp4(raw: Bytes) -> Codes:
     return Codes(_E2M1_DOUBLED[_nibbles(raw[:, 1:], 32)], np.ldexp(np.float32(1), exponents))
 
 
+def _nvfp4(raw: Bytes) -> Codes:
+    """Four groups of 16, each scaled by a float of 4 bits exponent and 3 bits mantissa; halved, for the table holds doubled values."""
+    bits = raw[:, :4]
+    exponent, mantissa = (bits >> 3 & 15).astype(np.int32), (bits & 7).astype(np.float32)
+    small, other = mantissa * np.float32(2.0**-10), np.ldexp(1 + mantissa / np.float32(8), exponent - 8)
+    scales = np.where(bits == 0x7F, np.float32(0), np.where(exponent == 0, small, other))
+    return Codes(_E2M1_DOUBLED[_nibbles(raw[:, 4:], 16)], scales)
+
+
+# codes that stand for vectors in a grid ---------------------------------------------------------------------------------
+
+
+@functools.cache
+def _grid(name: str) -> NDArray[np.int8]:
+    """The vectors of a type, int8 [vectors, 4 or 8]; from ggml-common.h, which defines the types by them."""
+    with resources.files("turnout_gguf").joinpath("grids.npz").open("rb") as file, np.load(file) as grids:
+        found: NDArray[np.int8] = grids[name]
+        return found
+
+
+_SEVEN = np.arange(128, dtype=np.uint8)
+_EVEN = _SEVEN | ((np.bitwise_count(_SEVEN) & 1) << 7)  # seven signs; the eighth makes the number of minuses even
+
+
+def _signed(vectors: NDArray[np.int8], signs: Bytes, group: int) -> NDArray[np.int8]:
+    """Vectors [blocks, n, 4 or 8] with a bit of `signs` [blocks, bytes] for each element: [blocks, groups, group]."""
+    minus = np.unpackbits(np.ascontiguousarray(signs), axis=1, bitorder="little").view(np.int8)
+    elements = vectors.reshape(len(vectors), -1)
+    return (elements * (1 - 2 * minus)).reshape(len(vectors), -1, group)
+
+
+def _sevens(packed: NDArray[np.uint32]) -> Bytes:
+    """Four times seven signs in each number, [blocks, n], as four bytes each."""
+    fields = packed[:, :, None] >> np.array([0, 7, 14, 21], np.uint32) & 127
+    signs: Bytes = _EVEN[fields]
+    return signs.reshape(len(packed), -1)
+
+
+def _nibble_scales(packed: Bytes) -> Floats:
+    return _fields(packed, 1, 4).astype(np.float32)
+
+
+def _numbers(raw: Bytes, dtype: str) -> NDArray[Any]:
+    return np.ascontiguousarray(raw).view(dtype)
+
+
+def _iq2_xxs(raw: Bytes) -> Codes:
+    numbers = _numbers(raw[:, 2:], "<u4").reshape(len(raw), -1, 2)
+    places = np.ascontiguousarray(numbers[:, :, 0]).view(np.uint8)
+    scales = _half(raw[:, :2]) * (np.float32(0.5) + (numbers[:, :, 1] >> 28).astype(np.float32)) * np.float32(0.25)
+    return Codes(_signed(_grid("IQ2_XXS")[places], _sevens(numbers[:, :, 1]), 32), scales)
+
+
+def _iq2_xs(raw: Bytes) -> Codes:
+    numbers = _numbers(raw[:, 2:66], "<u2")
+    scales = _half(raw[:, :2]) * (np.float32(0.5) + _nibble_scales(raw[:, 66:])) * np.float32(0.25)
+    return Codes(_signed(_grid("IQ2_XS")[numbers & 511], _EVEN[numbers >> 9], 16), scales)
+
+
+def _iq2_s(raw: Bytes) -> Codes:
+    places = raw[:, 2:34].astype(np.uint16) | (_fields(raw[:, 66:74], 1, 2).astype(np.uint16) << 8)
+    scales = _half(raw[:, :2]) * (np.float32(0.5) + _nibble_scales(raw[:, 74:])) * np.float32(0.25)
+    return Codes(_signed(_grid("IQ2_S")[places], raw[:, 34:66], 16), scales)
+
+
+def _iq3_xxs(raw: Bytes) -> Codes:
+    numbers = _numbers(raw[:, 66:], "<u4")
+    scales = _half(raw[:, :2]) * (np.float32(0.5) + (numbers >> 28).astype(np.float32)) * np.float32(0.5)
+    return Codes(_signed(_grid("IQ3_XXS")[raw[:, 2:66]], _sevens(numbers), 32), scales)
+
+
+def _iq3_s(raw: Bytes) -> Codes:
+    places = raw[:, 2:66].astype(np.uint16) | (_fields(raw[:, 66:74], 1, 1).astype(np.uint16) << 8)
+    scales = _half(raw[:, :2]) * (1 + 2 * _nibble_scales(raw[:, 106:]))
+    return Codes(_signed(_grid("IQ3_S")[places], raw[:, 74:106], 32), scales)
+
+
+# The IQ1 types add an eighth to each element of a vector or take it away: codes are eighths, and so are scales.
+
+
+def _eighths(places: NDArray[Any], minus: NDArray[np.bool_], group: int) -> NDArray[np.int8]:
+    codes = _grid("IQ1")[places] * np.int8(8) + np.where(minus, np.int8(-1), np.int8(1))[:, :, None]
+    return codes.reshape(len(places), -1, group)
+
+
+def _iq1_s(raw: Bytes) -> Codes:
+    high = _numbers(raw[:, 34:], "<u2")
+    thirds = (high[:, :, None] >> np.array([0, 3, 6, 9], np.uint16) & 7).reshape(len(raw), -1)
+    scales = _half(raw[:, :2]) * (2 * (high >> 12 & 7) + 1).astype(np.float32) * np.float32(0.125)
+    return Codes(_eighths(raw[:, 2:34] | (thirds << 8), np.repeat(high >= 0x8000, 4, 1), 32), scales)
+
+
+def _iq1_m(raw: Bytes) -> Codes:
+    """The float16 scale lies in the upper four bits of four numbers, whose lower twelve are the scales of four groups."""
+    packed = _numbers(raw[:, 48:], "<u2")
+    whole = np.bitwise_or.reduce((packed >> 12) << np.array([0, 4, 8, 12], np.uint16), axis=1, keepdims=True)
+    small = (packed[:, :, None] >> np.array([0, 3, 6, 9], np.uint16) & 7).reshape(len(raw), -1)
+    scales = whole.view(np.float16).astype(np.float32) * (2 * small + 1).astype(np.float32) * np.float32(0.125)
+    high = _fields(raw[:, 32:48], 1, 4)
+    places = raw[:, :32] | ((high & 7).astype(np.uint16) << 8)
+    return Codes(_eighths(places, (high & 8) > 0, 16), scales)
+
+
 # three values: -1, 0, 1 -------------------------------------------------------------------------------------------------
 
 
@@ -221,5 +327,13 @@ QUANTISED: dict[str, Layout] = {
     "TQ1_0": Layout(_tq1_0, 256, -1, 1),
     "TQ2_0": Layout(_tq2_0, 256, -1, 2),
     "MXFP4": Layout(_mxfp4, 32, -12, 12),
+    "NVFP4": Layout(_nvfp4, 16, -12, 12),
+    "IQ1_S": Layout(_iq1_s, 32, -9, 9),
+    "IQ1_M": Layout(_iq1_m, 16, -9, 9),
+    "IQ2_XXS": Layout(_iq2_xxs, 32, -43, 43),
+    "IQ2_XS": Layout(_iq2_xs, 16, -43, 43),
+    "IQ2_S": Layout(_iq2_s, 16, -43, 43),
+    "IQ3_XXS": Layout(_iq3_xxs, 32, -62, 62),
+    "IQ3_S": Layout(_iq3_s, 32, -15, 15),
 }
 """The quantised types that can be read, by name."""
