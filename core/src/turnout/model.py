@@ -183,7 +183,7 @@ class Model:
         """A stream of pieces of text. Needs a decoder, and the plugin turnout-text. Raises NotGenerative."""
         return self._writer().generate(prompt, **options)
 
-    def chat(self, *system: str, **options: Any) -> Any:
+    def chat(self, *system: str | None, **options: Any) -> Any:
         """A conversation; what the system says first may be given. Needs a decoder, and the plugin turnout-text. Raises NotGenerative."""
         return self._writer().chat(*system, **options)
 

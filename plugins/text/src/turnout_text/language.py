@@ -60,11 +60,10 @@ class Language:
 
     def decode(self, tokens: Sequence[int], *, special: bool = False) -> str:
         """The tokens' text. special: with the names of special tokens."""
-        count = self.inner.get_vocab_size(with_added_tokens=True)
         numbers = [int(token) for token in tokens]
         wrong = next((token for token in numbers if not 0 <= token < 1 << 32), None)
         if wrong is not None:
-            raise InvalidInput(f"there is no token {wrong}", hint=f"tokens are 0 to {count - 1}")
+            raise InvalidInput(f"there is no token {wrong}", hint=f"tokens are 0 to {self.inner.get_vocab_size() - 1}")
         runs = itertools.groupby(numbers, key=lambda token: token if token in self._misread else None)
         return "".join(
             self.inner.decode(list(run), skip_special_tokens=not special) if token is None else self._misread[token] * len(list(run))
