@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from simulated import card
+
 from turnout_cudasim.report import KernelFault
 from turnout_cudasim.tensormap import encode
 
@@ -99,3 +100,20 @@ def test_a_block_that_does_not_run_is_waited_for_in_vain():
     x = device.put(np.zeros((2000, 32), "f4"))
     with pytest.raises(KernelFault, match="endless-loop"):
         device.run("grid_barrier", 2000, 32, x, device.put(np.zeros((4000, 32), "f4")), max_steps=3000)
+
+
+def test_cooperative_groups_find_their_barrier():
+    source = """
+    #include <cooperative_groups.h>
+    extern "C" __global__ void k(int* x) {
+        auto grid = cooperative_groups::this_grid();
+        atomicAdd(x, 1);
+        grid.sync();
+        x[1 + grid.thread_rank()] = *(volatile int*)x;
+        grid.sync();
+        if (grid.thread_rank() == 0) x[0] = x[grid.size()];
+    }"""
+    device = card(source)
+    x = device.put(np.zeros(97, "i4"))
+    device.run("k", 3, 32, x, cooperative=True)
+    assert set(device.get(x, 97, "i4").tolist()) == {96}

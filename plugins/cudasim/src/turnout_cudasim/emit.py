@@ -30,7 +30,7 @@ SPECIAL = (
     {f"{name}.{axis}" for name in ("tid", "ntid", "ctaid", "nctaid") for axis in "xyz"}
     | {f"{name}.{axis}" for name in ("clusterid", "nclusterid", "cluster_ctaid", "cluster_nctaid") for axis in "xyz"}
     | {"laneid", "warpid", "nwarpid", "smid", "nsmid", "cluster_ctarank", "cluster_nctarank"}
-    | {"clock", "clock_hi", "globaltimer_lo", "globaltimer_hi"}
+    | {"envreg1", "envreg2", "clock", "clock_hi", "globaltimer_lo", "globaltimer_hi"}
     | {f"lanemask_{order}" for order in ("eq", "le", "lt", "ge", "gt")}
     | {"dynamic_smem_size", "total_smem_size", "aggr_smem_size", "reserved_smem_offset_begin", "reserved_smem_offset_end"}
     | SPECIAL_WIDE

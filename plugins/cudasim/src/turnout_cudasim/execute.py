@@ -43,9 +43,21 @@ class Program:
         for name, (address, size) in self.symbols.items():
             memory.write(address, self._initial(module.variables[name]))
             assert size == module.variables[name].size
+        self._workspace = 0
         self.addresses = {name: np.uint64(address) for name, (address, _) in self.symbols.items()}
 
+    @property
+    def workspace(self) -> int:
+        """Where cooperative_groups keeps the barrier of a grid: {bytes, barrier}, which the driver hands over in %envreg1 and %envreg2."""
+        if not self._workspace:
+            self._workspace = self.memory.allocate(16, label="the grid's barrier")
+            self.memory.write(self._workspace, np.array([8, 0, 0, 0], np.uint32))
+        return self._workspace
+
     def unload(self) -> None:
+        if self._workspace:
+            self.memory.free(self._workspace)
+            self._workspace = 0
         for address, _ in self.symbols.values():
             self.memory.free(address)
         self.symbols = {}
@@ -144,10 +156,12 @@ class Launch:
         self.reports, self.max_steps = reports, max_steps
         self.parameters = np.frombuffer(parameters.ljust(len(parameters) + 16, b"\0"), np.uint8)
         self.parameter_bytes = len(parameters)
+        self.cooperative = False
         self.seen: set[tuple[Kind, int]] = set()
         self.touched: set[int] = set()
 
     def run(self, cooperative: bool) -> None:
+        self.cooperative = cooperative
         translation = self.translation
         size = self.block[0] * self.block[1] * self.block[2]
         in_cluster = self.cluster[0] * self.cluster[1] * self.cluster[2]
@@ -271,6 +285,9 @@ class Batch:
             return (t.linear >> 5).astype(np.uint32)
         if base in ("clock", "clock64", "globaltimer", "globaltimer_lo"):
             return (np.uint64 if base in ("clock64", "globaltimer") else np.uint32)(self.steps)
+        if base in ("envreg1", "envreg2"):
+            address = launched.program.workspace if launched.cooperative else 0
+            return np.uint32(address >> 32 if base == "envreg1" else address & 0xFFFFFFFF)
         total = self.shared_bytes
         values = {
             "nwarpid": 64, "nsmid": 132, "smid": 0, "cluster_nctarank": self.cluster_size, "dynamic_smem_size": launched.dynamic_shared,

@@ -177,7 +177,7 @@ def negate(e: Emitter, i: Instruction) -> None:
 
 @opcode("sad")
 def sum_of_differences(e: Emitter, i: Instruction) -> None:
-    """c + |a - b|"""
+    """c plus the distance of a and b."""
     type_ = i.parts[-1]
     a, b = (e.read(o, type_) for o in i.operands[1:3])
     e.write(i.operands[0], f"sad({a}, {b}, {e.read(i.operands[3], 'u' + type_[1:])})", "u" + type_[1:])

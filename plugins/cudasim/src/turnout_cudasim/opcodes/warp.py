@@ -33,10 +33,10 @@ def shuffle(e: Emitter, i: Instruction) -> None:
         e.write(targets[0], f"shuffle({arguments})", type_)
 
 
-@opcode("vote.sync", effect=True, mask=last)
+@opcode("vote.sync", "vote.ballot.sync", "vote.all.sync", "vote.any.sync", "vote.uni.sync", effect=True, mask=last)
 def vote(e: Emitter, i: Instruction) -> None:
     """ballot, all, any, uni."""
-    mode = i.parts[2]
+    mode = next(p for p in i.parts if p in ("ballot", "all", "any", "uni"))
     type_ = "b32" if mode == "ballot" else "pred"
     text = f'vote(t, "{mode}", {e.read(i.operands[1], "pred")}, {e.read(i.operands[2], "u32")}, {e.site})'
     e.write(i.operands[0], text, type_)

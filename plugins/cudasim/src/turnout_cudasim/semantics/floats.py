@@ -48,7 +48,7 @@ def _two_sum(a: Any, b: Any) -> tuple[Any, Any]:
 def _odd(value: Any, error: Any) -> Any:
     """`value`, whose rounding left `error` behind, rounded to odd instead."""
     raw = np.asarray(value).view(i8)
-    inexact = (error != 0) & np.isfinite(value) & ((raw & 1) == 0)
+    inexact = (error != 0) & np.isfinite(value) & np.isfinite(error) & ((raw & 1) == 0)
     if not np.any(inexact):
         return value
     away = (error > 0) == (value > 0)  # the exact value is larger in magnitude
@@ -109,7 +109,7 @@ def directed_add(a: Any, b: Any, mode: str) -> Any:
     """a + b rounded towards zero (z), minus (m) or plus infinity (p)."""
     if a.dtype == f4:
         return _narrow(_sum_to_odd(a.astype(f8), np.asarray(b, f8)), mode, _zero_sign(a, b, mode))
-    return _directed_f8(*_two_sum(a, b), mode, a + b)
+    return _with_zero(_exactly(lambda x, y: x + y, mode, a, b), _zero_sign(a, b, mode))
 
 
 def directed_multiply(a: Any, b: Any, mode: str) -> Any:
@@ -122,7 +122,7 @@ def directed_fma(a: Any, b: Any, c: Any, mode: str) -> Any:
     if a.dtype == f4:
         product = a.astype(f8) * b
         return _narrow(_sum_to_odd(product, np.asarray(c, f8)), mode, _zero_sign(product, c, mode))
-    return _exactly(lambda x, y, z: x * y + z, mode, a, b, c)
+    return _with_zero(_exactly(lambda x, y, z: x * y + z, mode, a, b, c), _zero_sign(a * b, c, mode))
 
 
 def directed_divide(a: Any, b: Any, mode: str) -> Any:
@@ -153,6 +153,10 @@ def _zero_sign(a: Any, b: Any, mode: str) -> Any:
     return (a + b == 0) & (np.signbit(a) != np.signbit(b))
 
 
+def _with_zero(value: Any, negative: Any) -> Any:
+    return value if negative is None else np.where(negative & (value == 0), value.dtype.type(-0.0), value)
+
+
 def _narrow(value: Any, mode: str, negative_zero: Any = None) -> Any:
     """A float64 (exact, or rounded to odd) to float32 in the direction `mode`."""
     value = np.asarray(value)
@@ -165,7 +169,7 @@ def _narrow(value: Any, mode: str, negative_zero: Any = None) -> Any:
     else:
         step, limit = back < value, f4(np.inf)
     rounded = np.where(step, np.nextafter(rounded, limit), rounded)
-    return rounded if negative_zero is None else np.where(negative_zero, f4(-0.0), rounded)
+    return _with_zero(rounded, negative_zero)
 
 
 def _directed_f8(value: Any, error: Any, mode: str, nearest: Any) -> Any:
