@@ -101,7 +101,8 @@ def _load() -> Any:
             simulator = importlib.import_module("turnout_cudasim")
         except ImportError as error:
             raise Unavailable("TURNOUT_CUDA=sim asks for a simulator that is not installed", hint="pip install turnout-cudasim") from error
-        simulator.install()
+        if simulator.mode() is None:
+            simulator.install()
     try:
         return ctypes.CDLL(library_name())
     except OSError as error:

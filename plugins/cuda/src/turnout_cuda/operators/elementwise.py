@@ -39,7 +39,9 @@ def _filled(text: str, names: Sequence[str], inputs: Sequence[Array], attributes
     return re.sub(r"\bW\b", f"({inputs[0].element.work})", text)
 
 
-def _declare(name: str, text: str, operands: Sequence[str], types: Types, makes: str, since: int, attributes: dict[str, float]) -> None:
+def _declare(
+    name: str, text: str, operands: Sequence[str], types: Types, makes: str, since: int, domain: str, attributes: dict[str, float]
+) -> None:
     def rule(call: Call) -> Array:
         inputs = [call.input(place) for place in range(len(operands))]
         if len({one.element for one in inputs}) > 1:
@@ -47,17 +49,17 @@ def _declare(name: str, text: str, operands: Sequence[str], types: Types, makes:
         values = {key: call.real(key, default) for key, default in attributes.items()}
         return call.formula(_filled(text, operands, inputs, values), inputs, makes or inputs[0].element)
 
-    declare(Declaration(name, rule, since=since, takes=(types,), lazy=True))
+    declare(Declaration(name, rule, domain, since=since, takes=(types,), lazy=True))
 
 
-def unary(name: str, text: str, types: Types = FLOATS, *, makes: str = "", since: int = 6, **attributes: float) -> None:
+def unary(name: str, text: str, types: Types = FLOATS, *, makes: str = "", since: int = 6, domain: str = "", **attributes: float) -> None:
     """Declares an operator of one operand, x."""
-    _declare(name, text, ("x",), types, makes, since, attributes)
+    _declare(name, text, ("x",), types, makes, since, domain, attributes)
 
 
-def binary(name: str, text: str, types: Types = NUMBERS, *, makes: str = "", since: int = 7, **attributes: float) -> None:
+def binary(name: str, text: str, types: Types = NUMBERS, *, makes: str = "", since: int = 7, domain: str = "", **attributes: float) -> None:
     """Declares an operator of two operands, a and b, that broadcast."""
-    _declare(name, text, ("a", "b"), types, makes, since, attributes)
+    _declare(name, text, ("a", "b"), types, makes, since, domain, attributes)
 
 
 unary("Abs", "x > 0 ? x : 0 - x", NUMBERS)
