@@ -162,7 +162,7 @@ def test_what_a_pointer_is(rig):
     assert [int(v) for v in of(int(host), kind, ordinal)] == [types.CU_MEMORYTYPE_HOST, 0]
     assert [int(v) for v in of(int(managed), kind, attribute.CU_POINTER_ATTRIBUTE_IS_MANAGED)] == [types.CU_MEMORYTYPE_DEVICE, 1]
     mine = np.zeros(8)
-    assert [int(v) for v in of(mine.ctypes.data, kind, ordinal)] == [0, -2]
+    assert [int(v) % 2**32 for v in of(mine.ctypes.data, kind, ordinal)] == [0, 2**32 - 2]  # old bindings lose the sign
     assert driver.cuPointerGetAttribute(kind, mine.ctypes.data)[0] == CUresult.CUDA_ERROR_INVALID_VALUE
     for address in (device, managed):
         driver.cuMemFree(address)

@@ -203,9 +203,8 @@ def test_buffers_copy_and_fill(rig):
 def test_dlpack_out_and_in(rig):
     x = np.arange(24, dtype=np.float32)
     pinned = rig.pinned.allocate(x.nbytes)
-    array = np.from_dlpack(pinned).view(np.float32)
-    array[:] = x
-    np.testing.assert_array_equal(rig.view(pinned, np.float32), x)
+    rig.view(pinned, np.float32)[:] = x
+    np.testing.assert_array_equal(np.from_dlpack(pinned).view(np.float32), x)
     device = rig.upload(x)
     view = StridedMemoryView.from_dlpack(device, stream_ptr=-1)
     assert view.ptr == int(device.handle)
