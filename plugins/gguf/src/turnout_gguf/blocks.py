@@ -217,6 +217,7 @@ def _signed(vectors: NDArray[np.int8], signs: Bytes, group: int) -> NDArray[np.i
     """Vectors [blocks, n, 4 or 8] with a bit of `signs` [blocks, bytes] for each element: [blocks, groups, group]."""
     minus = np.unpackbits(np.ascontiguousarray(signs), axis=1, bitorder="little").view(np.int8)
     elements = vectors.reshape(len(vectors), -1)
+    elements = vectors.reshape(len(vectors), -1)
     return (elements * (1 - 2 * minus)).reshape(len(vectors), -1, group)
 
 
@@ -270,7 +271,7 @@ def _iq3_s(raw: Bytes) -> Codes:
 
 
 def _eighths(places: NDArray[Any], minus: NDArray[np.bool_], group: int) -> NDArray[np.int8]:
-    codes = _grid("IQ1")[places] * np.int8(8) + np.where(minus, np.int8(-1), np.int8(1))[:, :, None]
+    codes: NDArray[np.int8] = _grid("IQ1")[places] * np.int8(8) + np.where(minus, np.int8(-1), np.int8(1))[:, :, None]
     return codes.reshape(len(places), -1, group)
 
 
