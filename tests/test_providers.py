@@ -17,3 +17,8 @@ class TestCpu(ProviderSuite):
 @pytest.mark.slow
 class TestReference(ProviderSuite):
     provider = "reference"
+
+
+@pytest.mark.slow
+class TestLlamaCpp(ProviderSuite):
+    provider = "llamacpp"

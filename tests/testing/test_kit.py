@@ -182,7 +182,7 @@ def test_native_code_at_the_top_of_a_plugin_is_caught(tmp_path, monkeypatch):
 
 
 def test_levels_have_a_place_each():
-    assert LEVELS == ("imports", "probe", "operators", "honesty", "together", "lifetime", "faults")
+    assert LEVELS == ("imports", "probe", "operators", "honesty", "together", "lifetime", "faults", "text")
     assert np.all([Result(level, "a/b", "passed").kind == "a" for level in LEVELS])
 
 

@@ -107,10 +107,11 @@ def _on_device(level: str, subject: Subject, progress: Progress | None, only: Se
     from turnout.testing.honesty import honesty
     from turnout.testing.lifetime import lifetime
     from turnout.testing.operators import operators
+    from turnout.testing.text import text
     from turnout.testing.together import together
 
     if level == "operators":
         return operators(subject, only, progress)
     if level == "honesty":
         return honesty(subject, only, progress)
-    return {"together": together, "lifetime": lifetime, "faults": faults}[level](subject)
+    return {"together": together, "lifetime": lifetime, "faults": faults, "text": text}[level](subject)

@@ -15,7 +15,7 @@ Signature = tuple[str, str, int]
 
 Outcome = Literal["passed", "failed", "skipped", "refused"]
 
-LEVELS = ("imports", "probe", "operators", "honesty", "together", "lifetime", "faults")
+LEVELS = ("imports", "probe", "operators", "honesty", "together", "lifetime", "faults", "text")
 """The levels of the kit, in the order in which they run."""
 
 

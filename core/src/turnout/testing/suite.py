@@ -60,6 +60,9 @@ class ProviderSuite:
     def test_faults(self, request: pytest.FixtureRequest) -> None:
         self.level("faults", request)
 
+    def test_text(self, request: pytest.FixtureRequest) -> None:
+        self.level("text", request)
+
     def level(self, name: str, request: pytest.FixtureRequest) -> None:
         """Runs a level: fails with what failed, and skips where nothing at all could be checked."""
         kit = self._kit_for(request.config)
