@@ -148,7 +148,7 @@ class InPlace(_Over):
 
     def run(self, tokens: NDArray[np.int64], wanted: Sequence[int]) -> NDArray[Any]:
         self._make_room(self.length + len(tokens))
-        if len(tokens) == 1 and "attention_mask" not in self.shape.plain:
+        if len(tokens) == 1 and self.capacity > 1:
             logits = self._run_single(int(tokens[0]))
         else:
             logits = self._bind(self.plain(tokens, wanted, self.length)).run()["logits"]
@@ -161,14 +161,25 @@ class InPlace(_Over):
         return self.model.bind({**plain, **self.buffers}, outputs=outputs)
 
     def _run_single(self, token: int) -> NDArray[Any]:
-        """One token: the same binding again and again, with other numbers in its arrays."""
+        """One token: the same binding again and again, with other numbers in its arrays.
+
+        The mask is as long as the cache for that, with ones for the tokens that there are: GroupQueryAttention counts them.
+        """
         if self._single is None:
-            plain = self.plain(np.zeros(1, np.int64), [0], 0)
+            plain = self.plain(np.zeros(1, np.int64), [0], self.capacity - 1)
             self._single = self._bind(plain), plain
         bound, plain = self._single
-        for name, value in (("input_ids", token), ("past_tokens", self.length), ("position_ids", self.length)):
-            if name in plain:
-                plain[name][...] = value
+        places = {"past_tokens", "position_ids", "past_sequence_length"}
+        for name, array in plain.items():
+            if name == "attention_mask":
+                array[:, : self.length + 1] = 1
+                array[:, self.length + 1 :] = 0
+            elif name in places:
+                array[...] = self.length
+            elif name == "total_sequence_length":
+                array[...] = self.length + 1
+            elif name == "input_ids":
+                array[...] = token
         logits: NDArray[Any] = bound.run()["logits"]
         return logits
 
