@@ -86,3 +86,18 @@ def test_what_is_no_ptx_is_refused():
         parse("hello")
     with pytest.raises(ParseError, match="PTX line 5"):
         _ = parse(HEADER + ".visible .entry k() {\n  ???;\n}").kernels["k"].body
+
+
+def test_registers_may_have_any_name():
+    """Names that Python, NumPy or the generated code use themselves."""
+    names = ["t", "np", "if", "load", "f4", "U4", "exp2", "value1", "None", "s_x"]
+    sums = " ".join(f"mov.u32 %{name}, {n}; add.u32 %sum, %sum, %{name};" for n, name in enumerate(names, 1))
+    declared = " ".join(f".reg .b32 %{name};" for name in names)
+    text = (
+        f"{HEADER}.visible .entry k(.param .u64 p) {{ .reg .b64 %a; .reg .b32 %sum; {declared}\n"
+        f"ld.param.u64 %a, [p]; mov.u32 %sum, 0; {sums} st.global.u32 [%a], %sum; ret; }}"
+    )
+    device = Card(text)
+    p = device.empty(4)
+    device.run("k", 1, 1, p)
+    assert device.get(p, 1, "u4")[0] == 55

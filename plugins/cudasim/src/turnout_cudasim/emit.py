@@ -55,8 +55,9 @@ class Survey:
 
 
 def local(register: str) -> str:
-    """A register's name in generated code: `%r1` is r1."""
-    return register[1:].replace(".", "_") if register[0] == "%" else "s_" + re.sub(r"\W", "_", register)
+    """A register's name in generated code: `%r1` is r1; names that might be something else there get a prefix."""
+    plain = re.fullmatch(r"%([a-z]{1,2}\d+)", register)
+    return plain[1] if plain else ("r_" if register[0] == "%" else "n_") + re.sub(r"\W", "_", register.lstrip("%"))
 
 
 _ADDRESS = re.compile(r"\[\s*([^+\]\s]+)\s*(?:\+\s*(-?\w+))?\s*\]$")
@@ -147,7 +148,7 @@ class Emitter:
 
     def temporary(self) -> str:
         self._temporary += 1
-        return f"v{self._temporary}"
+        return f"value{self._temporary}"
 
     # What the two emitters do differently.
     def register(self, name: str, type_: str) -> str:

@@ -80,12 +80,16 @@ def fma_f4(a: Any, b: Any, c: Any) -> Any:
     """a * b + c, rounded once. The product is exact in float64; where the sum falls between two floats, it is done again with care."""
     total = a.astype(f8) * b + c
     rounded = total.astype(f4)
-    suspicious = (total.view(u8) & LOW29) == HALF29
-    if suspicious.any():
-        rounded = np.where(suspicious, _sum_to_odd(a.astype(f8) * b, np.asarray(c, f8)).astype(f4), rounded)
-    small = np.abs(rounded) < TINY_F4
-    if small.any() and (total[small] if np.ndim(total) else total).any():
-        rounded = np.where(small, _sum_to_odd(a.astype(f8) * b, np.asarray(c, f8)).astype(f4), rounded)
+    doubtful = (total.view(u8) & LOW29) == HALF29
+    small = np.abs(rounded) < TINY_F4  # subnormal results have fewer bits, so their middles lie elsewhere
+    if small.any():
+        doubtful = doubtful | (small & (total != 0))
+    if doubtful.any():
+        if not total.ndim:
+            return _sum_to_odd(a.astype(f8) * b, c.astype(f8)).astype(f4)
+        where = np.flatnonzero(doubtful)
+        x, y, z = (v.take(where).astype(f8) if v.ndim else v.astype(f8) for v in (a, b, c))
+        rounded[where] = _sum_to_odd(x * y, z).astype(f4)
     return rounded
 
 
