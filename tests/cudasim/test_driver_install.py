@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -66,6 +67,27 @@ def test_what_install_refuses(python, program, says):
     result = python(program)
     assert result.returncode == 1
     assert says in result.stderr.strip().splitlines()[-1] + result.stderr.strip().splitlines()[-2]
+
+
+def test_no_call_dies_of_nulls(python):
+    """Every entry point, with nothing but zeros for arguments, in a process of its own."""
+    symbols = Path(__file__).parents[2] / "plugins" / "cudasim" / "native" / "symbols.def"
+    program = f"""
+        import ctypes, os, re, turnout_cudasim
+        turnout_cudasim.install("noop")
+        cuda, context = ctypes.CDLL("libcuda.so.1"), ctypes.c_void_p()
+        assert (cuda.cuInit(0), cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0), cuda.cuCtxSetCurrent(context)) == (0, 0, 0)
+        names = sorted(set(re.findall(r", (cu\\w+)\\)", open({str(symbols)!r}).read())))
+        dead = []
+        for name in names:
+            if (child := os.fork()) == 0:
+                getattr(cuda, name)(*[ctypes.c_void_p(0)] * 12)
+                os._exit(0)
+            if os.waitpid(child, 0)[1] != 0:
+                dead.append(name)
+        print(len(names) > 250, dead)
+    """
+    assert python(program).stdout.strip() == "True []"
 
 
 def test_installing_twice_is_installing_once(python):

@@ -244,6 +244,7 @@ API cuCtxPopCurrent_v2(CUcontext *context) {
 }
 
 API cuCtxGetDevice(CUdevice *device) {
+    REQUIRE(device, CUDA_ERROR_INVALID_VALUE);
     REQUIRE(initialised, CUDA_ERROR_NOT_INITIALIZED);
     REQUIRE(depth && stack[depth - 1], CUDA_ERROR_INVALID_CONTEXT);
     *device = 0;
@@ -251,6 +252,7 @@ API cuCtxGetDevice(CUdevice *device) {
 }
 
 API cuCtxGetDevice_v2(CUdevice *device, CUcontext context) {
+    REQUIRE(device, CUDA_ERROR_INVALID_VALUE);
     REQUIRE(!context || context == &primary, CUDA_ERROR_INVALID_CONTEXT);
     if (!context) return cuCtxGetDevice(device);
     *device = 0;
@@ -258,18 +260,21 @@ API cuCtxGetDevice_v2(CUdevice *device, CUcontext context) {
 }
 
 API cuCtxGetId(CUcontext context, unsigned long long *id) {
+    REQUIRE(id, CUDA_ERROR_INVALID_VALUE);
     REQUIRE(!context || context == &primary, CUDA_ERROR_INVALID_CONTEXT);
     *id = 1;
     return CUDA_SUCCESS;
 }
 
 API cuCtxGetApiVersion(CUcontext context, unsigned *version) {
+    REQUIRE(version, CUDA_ERROR_INVALID_VALUE);
     REQUIRE(!context || context == &primary, CUDA_ERROR_INVALID_CONTEXT);
     *version = 3020;
     return CUDA_SUCCESS;
 }
 
 API cuCtxGetFlags(unsigned *flags) {
+    REQUIRE(flags, CUDA_ERROR_INVALID_VALUE);
     TRY(enter());
     *flags = primary.flags;
     return CUDA_SUCCESS;
@@ -308,6 +313,7 @@ API cuCtxSetLimit(CUlimit limit, size_t value) {
 }
 
 API cuCtxGetCacheConfig(CUfunc_cache *config) {
+    REQUIRE(config, CUDA_ERROR_INVALID_VALUE);
     TRY(enter());
     *config = 0;
     return CUDA_SUCCESS;

@@ -877,6 +877,7 @@ API cuDeviceGraphMemTrim(CUdevice device) { return device == 0 ? CUDA_SUCCESS : 
 API cuDeviceGetGraphMemAttribute(CUdevice device, CUgraphMem_attribute attribute, void *value) {
     (void)attribute;
     REQUIRE(device == 0, CUDA_ERROR_INVALID_DEVICE);
+    REQUIRE(value, CUDA_ERROR_INVALID_VALUE);
     *(cuuint64_t *)value = graph_memory();
     return CUDA_SUCCESS;
 }

@@ -147,6 +147,7 @@ static CUresult cluster_of(const CUlaunchConfig *config, CUfunction function, st
 
 API cuOccupancyMaxPotentialClusterSize(int *size, CUfunction function, const CUlaunchConfig *config) {
     struct call call;
+    REQUIRE(size, CUDA_ERROR_INVALID_VALUE);
     TRY(cluster_of(config, function, &call));
     REQUIRE(settings.attributes[CU_DEVICE_ATTRIBUTE_CLUSTER_LAUNCH], CUDA_ERROR_NOT_SUPPORTED);
     *size = call.kernel->attributes[CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED] ? 16 : 8;
@@ -155,6 +156,7 @@ API cuOccupancyMaxPotentialClusterSize(int *size, CUfunction function, const CUl
 
 API cuOccupancyMaxActiveClusters(int *count, CUfunction function, const CUlaunchConfig *config) {
     struct call call;
+    REQUIRE(count, CUDA_ERROR_INVALID_VALUE);
     TRY(cluster_of(config, function, &call));
     REQUIRE(settings.attributes[CU_DEVICE_ATTRIBUTE_CLUSTER_LAUNCH], CUDA_ERROR_NOT_SUPPORTED);
     int blocks = resident_blocks(call.kernel, (int)(call.block[0] * call.block[1] * call.block[2]), call.shared);

@@ -136,6 +136,7 @@ API cuLibraryUnload(CUlibrary library) {
 }
 API cuModuleUnload(CUmodule module) { return cuLibraryUnload(library_of(module)); }
 API cuLibraryGetModule(CUmodule *module, CUlibrary library) {
+    REQUIRE(module, CUDA_ERROR_INVALID_VALUE);
     REQUIRE(handle_is(library, LIBRARY), CUDA_ERROR_INVALID_HANDLE);
     *module = (CUmodule)library;
     return CUDA_SUCCESS;
@@ -167,6 +168,7 @@ API cuModuleGetFunction(CUfunction *function, CUmodule module, const char *name)
 }
 
 API cuLibraryGetKernelCount(unsigned *count, CUlibrary library) {
+    REQUIRE(count, CUDA_ERROR_INVALID_VALUE);
     REQUIRE(handle_is(library, LIBRARY), CUDA_ERROR_INVALID_HANDLE);
     *count = 0;
     for (struct CUkern_st *kernel = library->kernels; kernel; kernel = kernel->next) ++*count;
@@ -175,6 +177,7 @@ API cuLibraryGetKernelCount(unsigned *count, CUlibrary library) {
 API cuModuleGetFunctionCount(unsigned *count, CUmodule module) { return cuLibraryGetKernelCount(count, library_of(module)); }
 
 API cuLibraryEnumerateKernels(CUkernel *kernels, unsigned count, CUlibrary library) {
+    REQUIRE(kernels || !count, CUDA_ERROR_INVALID_VALUE);
     REQUIRE(handle_is(library, LIBRARY), CUDA_ERROR_INVALID_HANDLE);
     struct CUkern_st *kernel = library->kernels;
     for (unsigned i = 0; i < count; i++) {
