@@ -61,12 +61,12 @@ def test_a_crash_is_not_remembered(site: Site, tmp_path: Path) -> None:
 def test_a_hang_costs_its_time_limit_once_and_doctor_tries_again(site: Site, tmp_path: Path) -> None:
     site.add("noted", provider("noted", "time.sleep(60) if 'HANG' in os.environ else None; " + NOTE))
 
-    def said(command: str = "devices", seconds: str = "1") -> str:
+    def said(command: str = "devices", seconds: str = "0.2") -> str:
         return site.turnout(command, HANG="1", NOTES=str(tmp_path / "notes"), TURNOUT_PROBE_SECONDS=seconds).stdout
 
-    assert "did not come back within 1 s" in said()
+    assert "did not come back within 0.2 s" in said()
     assert "is not tried again within an hour" in said()
-    assert "is not tried again" not in said(seconds="1.5")  # more time may be all that it wants
+    assert "is not tried again" not in said(seconds="0.3")  # more time may be all that it wants
     assert "is not tried again" in said()
     assert "is not tried again" not in said("doctor")
     site.turnout("doctor", NOTES=str(tmp_path / "notes"))
