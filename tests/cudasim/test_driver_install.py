@@ -44,7 +44,7 @@ def test_a_driver_that_crashes_and_one_that_hangs(python):
 def test_architectures(python, arch, prints):
     program = """
         import ctypes, turnout_cudasim
-        turnout_cudasim.install()
+        turnout_cudasim.install("noop")
         cuda, major, minor = ctypes.CDLL("libcuda.so.1"), ctypes.c_int(), ctypes.c_int()
         assert cuda.cuInit(0) == 0
         cuda.cuDeviceComputeCapability(ctypes.byref(major), ctypes.byref(minor), 0)
@@ -57,7 +57,7 @@ def test_architectures(python, arch, prints):
     ("program", "says"),
     [
         ("import cuda.bindings.driver, turnout_cudasim; turnout_cudasim.install()", "imported already"),
-        ("import turnout_cudasim as t; t.install(); t.install('noop')", "another process"),
+        ("import turnout_cudasim as t; t.install('noop'); t.install('no-device')", "another process"),
         ("import turnout_cudasim; turnout_cudasim.install('fast')", "no mode 'fast': choose one of run, noop"),
         ("import turnout_cudasim; turnout_cudasim.install(arch='91')", "no architecture '91': choose one of 75"),
         ("from turnout_cudasim import installing as i; i.LIBRARY = i.LIBRARY / 'no'; i.install()", "needs Linux"),
@@ -91,7 +91,7 @@ def test_no_call_dies_of_nulls(python):
 
 
 def test_installing_twice_is_installing_once(python):
-    assert python("import turnout_cudasim as t; t.install(); t.install(); print(t.mode())").stdout.strip() == "run"
+    assert python("import turnout_cudasim as t; t.install('noop'); t.install('noop'); print(t.mode())").stdout.strip() == "noop"
 
 
 def test_an_old_driver_knows_no_libraries_of_kernels(python):
