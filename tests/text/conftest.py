@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
 
 sys.path.append(str(Path(__file__).parents[1] / "models"))
 
@@ -23,3 +26,19 @@ def smollm2() -> Path:
     import packages
 
     return packages.model_path("smollm2")
+
+
+@pytest.fixture
+def command() -> Iterator[Callable[..., Result]]:
+    """Runs the turnout command in this process; the log that it sets up is as before when the test is over."""
+    from turnout.cli import cli
+
+    log = logging.getLogger("turnout")
+    level, handlers = log.level, list(log.handlers)
+    try:
+        runner = CliRunner(mix_stderr=False)  # click 8.1; later ones keep the two apart without being asked
+    except TypeError:
+        runner = CliRunner()
+    yield lambda *arguments, stdin="": runner.invoke(cli, list(arguments), input=stdin)
+    log.setLevel(level)
+    log.handlers[:] = handlers

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from click.testing import Result
 
 import turnout
-from turnout.cli import cli
 
 QUESTION = "What is the capital of France?"
 
@@ -57,12 +56,12 @@ def test_the_example_of_the_docs(smollm2: Path, monkeypatch: pytest.MonkeyPatch,
     assert capsys.readouterr().out == shown[1]
 
 
-def test_generate_on_the_command_line(smollm2: Path) -> None:
-    ran = CliRunner().invoke(cli, ["generate", str(smollm2), QUESTION, "-d", "cpu", "-n", "2", "--accuracy", "exact"])
+def test_generate_on_the_command_line(smollm2: Path, command: Callable[..., Result]) -> None:
+    ran = command("generate", str(smollm2), QUESTION, "-d", "cpu", "-n", "2", "--accuracy", "exact")
     assert ran.exit_code == 0
     assert ran.stdout == "The capital\n"
     assert "prompt: 37 tokens" in ran.stderr
     assert "answer: 2 tokens" in ran.stderr
-    ran = CliRunner().invoke(cli, ["generate", str(smollm2), "The capital of France is", "-d", "cpu", "-n", "1", "--raw", "--json"])
+    ran = command("generate", str(smollm2), "The capital of France is", "-d", "cpu", "-n", "1", "--raw", "--json")
     told = json.loads(ran.stdout)
     assert (told["text"], told["generated_tokens"], told["finish_reason"]) == (" Paris", 1, "length")

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 from text_decoders import folder
 
-from turnout.cli import cli
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(command: Run) -> Run:
+    return command
 
 
 @pytest.fixture(scope="module")
@@ -18,11 +24,7 @@ def small(tmp_path_factory: Any) -> str:
     return str(folder(tmp_path_factory.mktemp("small") / "model"))
 
 
-def run(*arguments: str, stdin: str = "") -> Result:
-    return CliRunner().invoke(cli, list(arguments), input=stdin)
-
-
-def test_text_on_stdout_and_figures_on_stderr(small: str) -> None:
+def test_text_on_stdout_and_figures_on_stderr(small: str, run: Run) -> None:
     ran = run("generate", small, "hello", "-n", "5")
     assert ran.exit_code == 0
     assert ran.stdout.endswith("\n")
@@ -31,7 +33,7 @@ def test_text_on_stdout_and_figures_on_stderr(small: str) -> None:
     assert run("generate", small, "-", "-n", "5", stdin="hello").stdout == ran.stdout
 
 
-def test_json_has_every_figure(small: str) -> None:
+def test_json_has_every_figure(small: str, run: Run) -> None:
     told = json.loads(run("generate", small, "hello", "-n", "5", "--json", "--seed", "3", "-t", "1.5", "--top-k", "4").stdout)
     assert told["generated_tokens"] <= 5
     assert {"text", "finish_reason", "tokens_per_second", "first_piece_seconds", "prompt_tokens"} <= set(told)
@@ -47,14 +49,14 @@ def test_json_has_every_figure(small: str) -> None:
         (("--accuracy", "best"), 2, "accuracy"),
     ],
 )
-def test_wrong_options_are_told(small: str, arguments: tuple[str, ...], code: int, said: str) -> None:
+def test_wrong_options_are_told(small: str, arguments: tuple[str, ...], code: int, said: str, run: Run) -> None:
     ran = run("generate", small, "x", *arguments)
     assert ran.exit_code == code
     assert said in ran.stderr
     assert "Traceback" not in ran.stderr
 
 
-def test_what_is_no_language_model(tmp_path: Path) -> None:
+def test_what_is_no_language_model(tmp_path: Path, run: Run) -> None:
     import onnx
     from onnx import parser
 
@@ -67,7 +69,7 @@ def test_what_is_no_language_model(tmp_path: Path) -> None:
         assert "does not make text" in ran.stderr
 
 
-def test_a_conversation_with_commands(small: str) -> None:
+def test_a_conversation_with_commands(small: str, run: Run) -> None:
     lines = [
         "hello",
         "/history",
@@ -93,7 +95,7 @@ def test_a_conversation_with_commands(small: str) -> None:
     assert "there is no '/nothing'" in ran.stderr
 
 
-def test_a_conversation_for_programs(small: str) -> None:
+def test_a_conversation_for_programs(small: str, run: Run) -> None:
     ran = run("chat", small, "-n", "4", "--json", stdin="hello\nagain\n")
     decoder, rest, told = json.JSONDecoder(), ran.stdout.strip(), []
     while rest:
@@ -103,7 +105,7 @@ def test_a_conversation_for_programs(small: str) -> None:
     assert [one["generated_tokens"] for one in told] == [4, 4]
 
 
-def test_a_conversation_that_is_too_long_goes_on(tmp_path: Path) -> None:
+def test_a_conversation_that_is_too_long_goes_on(tmp_path: Path, run: Run) -> None:
     short = str(folder(tmp_path / "short", context=40))
     ran = run("chat", short, "-n", "2", stdin="hello\n" + "x" * 60 + "\nhi\n")
     assert ran.exit_code == 0
@@ -111,7 +113,7 @@ def test_a_conversation_that_is_too_long_goes_on(tmp_path: Path) -> None:
     assert ran.stderr.count("tokens/s (") == 2
 
 
-def test_help_lists_them() -> None:
+def test_help_lists_them(run: Run) -> None:
     ran = run("--help")
     assert "generate" in ran.stdout
     assert "chat" in ran.stdout
