@@ -22,6 +22,8 @@ __all__ = ["CpuProvider", "Options"]
 
 Level = Literal["all", "extended", "basic", "none"]
 
+_SPIN_MICROSECONDS = "100"
+
 _LEVELS = {
     "all": "ORT_ENABLE_ALL",
     "extended": "ORT_ENABLE_EXTENDED",
@@ -67,6 +69,8 @@ class CpuProvider(OrtProvider):
         level = _LEVELS[chosen.graph_optimization]
         settings.graph_optimization_level = getattr(onnxruntime().GraphOptimizationLevel, level)
         settings.add_session_config_entry("session.intra_op.allow_spinning", str(int(chosen.spinning)))
+        # longer than the gap between two operators, shorter than a time slice: else threads wait in vain for one that has no core
+        settings.add_session_config_entry("session.intra_op.spin_duration_us", _SPIN_MICROSECONDS)
 
 
 def _brand() -> str:
