@@ -17,7 +17,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "cudasim" / "interpreter"))
-from simulated import Card, compiled
+from ptx_card import Card, compiled
 
 HERE = Path(__file__).parent
 RANDOM = np.random.default_rng(0)

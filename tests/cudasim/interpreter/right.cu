@@ -74,6 +74,15 @@ KERNEL local_array(const int* x, int* y) {
     for (int i = 0; i < 16; ++i) sum += box[i] * (i + 1);
     y[threadIdx.x] = sum;
 }
+KERNEL generic_addresses(const float* g, float* y) {
+    __shared__ float s[40];
+    s[threadIdx.x] = threadIdx.x;
+    float l[4] = {1, 2, 3, 4};
+    l[threadIdx.x & 3] += g[0];
+    __syncthreads();
+    const float* p = threadIdx.x % 3 == 0 ? g + threadIdx.x : threadIdx.x % 3 == 1 ? s + 39 - threadIdx.x : l + (threadIdx.x & 3);
+    y[threadIdx.x] = *p;  // one load from three state spaces
+}
 KERNEL jump_table(const int* x, int* y) {
     int v = x[threadIdx.x], r;
     switch (v) {

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from simulated import instructions
+from ptx_card import instructions
 
 EXAMPLES = settings(max_examples=15)
 N = 32
@@ -412,3 +412,10 @@ def test_halves_are_rounded_once(format_, data):
     x, y, z = (v.view(dtype).astype("f8") for v in (a, b, c))
     for got, function, arrays in zip(out[:3], (FMA, SUM, PRODUCT), ((x, y, z), (x, y), (x, y)), strict=True):
         check_floats(got.view(dtype).astype("f8"), exact(function, "n", "f2" if format_ == "f16" else ml_dtypes.bfloat16, *arrays))
+
+
+def test_a_negative_number_is_cut_to_the_narrow_type_before_a_wide_product():
+    a = np.arange(N, dtype="u4")
+    unsigned, signed_ = instructions("mul.wide.u32 %o0, %i0, -3; mul.wide.s32 %o1, %i0, -3;", (a,), "u8 i8")
+    same_bits(unsigned, [int(v) * (2**32 - 3) for v in a], 64)
+    same_bits(signed_, [int(v) * -3 for v in a], 64)

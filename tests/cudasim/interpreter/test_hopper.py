@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from simulated import card
+from ptx_card import card
 
 from turnout_cudasim.report import KernelFault
 from turnout_cudasim.tensormap import encode

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from simulated import HEADER, Card
+from ptx_card import HEADER, Card
 
 from turnout_cudasim.parse import parse
 from turnout_cudasim.report import KernelFault, LaunchError, NotModelled, ParseError

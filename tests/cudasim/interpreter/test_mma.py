@@ -5,7 +5,7 @@ from __future__ import annotations
 import ml_dtypes
 import numpy as np
 import pytest
-from simulated import HEADER, Card
+from ptx_card import HEADER, Card
 
 from turnout_cudasim.report import NotModelled
 

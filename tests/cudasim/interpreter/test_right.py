@@ -10,7 +10,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
-from simulated import Card, card
+from ptx_card import Card, card
 
 pytest.importorskip("cuda.bindings.nvrtc")
 
@@ -134,6 +134,14 @@ def local_array(bench):
             a = int(x[(t + i) & 15]) & 15
             box[a], box[i] = box[i], box[a]
         assert y[t] == sum(b * (i + 1) for i, b in enumerate(box))
+
+
+@case
+def generic_addresses(bench):
+    g = np.arange(100, dtype="f4") + 10
+    y = bench.run(1, 40, g, np.zeros(40, "f4"))[1]
+    t = np.arange(40)
+    np.testing.assert_array_equal(y, np.where(t % 3 == 0, g[t], np.where(t % 3 == 1, 39 - t, (t & 3) + 1 + g[0])))
 
 
 @case

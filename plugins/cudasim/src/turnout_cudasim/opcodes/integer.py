@@ -110,9 +110,8 @@ def product(e: Emitter, i: Instruction) -> tuple[str, str]:
 
 
 def _widened(e: Emitter, operand: str, type_: str, wide: str) -> str:
-    if e.is_register(operand) or operand.startswith("%"):
-        return f"{e.read(operand, type_)}.astype({dtypes.NUMPY[wide].upper()})"
-    return e.read(operand, wide)
+    """A factor of a wide product: a number is cut to the narrow type first, as -1 is 0xffffffff for mul.wide.u32."""
+    return f"{e.read(operand, type_)}.astype({dtypes.NUMPY[wide].upper()})"
 
 
 INTEGERS = ("u16", "s16", "u32", "s32", "u64", "s64")
