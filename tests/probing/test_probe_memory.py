@@ -76,16 +76,13 @@ def test_a_hang_costs_its_time_limit_once_and_doctor_tries_again(site: Site, tmp
 @pytest.mark.parametrize("content", ['{"not": "seconds"}', "[1]", '{"a": [1, "b"]}', "{"])
 def test_a_memory_of_hangs_that_cannot_be_read_counts_as_none(site: Site, tmp_path: Path, content: str) -> None:
     site.add("noted", provider("noted", NOTE))
-    (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "hangs.json").write_text(content)
     assert probes(site, tmp_path / "notes") == 2
 
 
 def test_a_memory_that_cannot_be_read_or_written_costs_only_a_child(site: Site, tmp_path: Path) -> None:
     site.add("noted", provider("noted", NOTE))
-    cache = tmp_path / "cache"
-    cache.mkdir()
-    (cache / "probes.json").write_text('{"not": "a list"')
+    (tmp_path / "cache" / "probes.json").write_text('{"not": "a list"')
     assert probes(site, tmp_path / "notes") == 2
     assert probes(site, tmp_path / "notes") == 1
     site.environment["TURNOUT_CACHE"] = str(tmp_path / "notes")  # a file, so no folder can be made of it
