@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import Any
 
 import gguf_decoders
@@ -12,12 +13,13 @@ from made import BY_NAME, MadeTensor, gguf, tensor
 from running import Text, load, logits_of
 
 import turnout
-from turnout.errors import InvalidModel
+from turnout.errors import InvalidModel, RunError
 from turnout_gguf.blocks import QUANTISED
 from turnout_gguf.format import GgufFormat
 from turnout_gguf.reader import read
 from turnout_gguf.weights import DENSE
 
+ORT = tuple(int(part) for part in version("onnxruntime").split(".")[:2])
 IDS = np.random.default_rng(0).integers(0, gguf_decoders.VOCABULARY, (2, 13))
 
 
@@ -152,6 +154,15 @@ def test_rows_may_be_of_different_lengths(portion: int) -> None:
     oracle = Oracle(read(file))
     wanted = np.stack([oracle.logits(IDS[0, : 6 + portion])[6:], oracle.logits(IDS[1, : 4 + portion])[4:]])
     assert np.abs(found - wanted).max() < 2e-5 * np.abs(wanted).max()
+
+
+@pytest.mark.skipif(ORT < (1, 32), reason="GroupQueryAttention of older ONNX Runtimes does not look at its lengths: 1.24 hangs")
+@pytest.mark.parametrize("past", [-1, 19, 1000, 100000])
+def test_more_tokens_than_the_cache_holds_are_an_error(past: int) -> None:
+    text = Text(load(gguf_decoders.decoder(kind="Q4_1")), capacity=20)
+    text.past = np.array([past])
+    with pytest.raises(RunError):
+        text.feed(IDS[:1, :2] if past > 0 else IDS[:1, :1])
 
 
 def test_the_cache_is_updated_in_place() -> None:
