@@ -249,8 +249,8 @@ def test_an_explanation_outlives_the_model():
 
 def test_devices_that_are_not_here_say_why_and_what_to_do():
     with pytest.raises(NoSuchDevice) as caught:
-        turnout.load(parsed(CHAIN), device="cuda")
-    assert caught.value.hint == "pip install turnout-cuda"
+        turnout.load(parsed(CHAIN), device="directml")
+    assert caught.value.hint == "pip install turnout-directml"
     with pytest.raises(NoSuchDevice, match="no device 'cpu:7'") as caught:
         turnout.load(parsed(CHAIN), device="cpu:7")
     assert "cpu:0" in caught.value.hint
