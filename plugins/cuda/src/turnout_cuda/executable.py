@@ -57,12 +57,10 @@ class CudaExecutable(Executable):
         element = element_of(array.dtype)
         if element is None:
             raise CompileError(f"the weight {value.name!r} is of a type that a GPU does not hold")
-        few = array.size <= MIRRORED or value.name in self._partition.host_values
-        if few:
-            return Array(array.shape, element, host=array)
         tensor = self._context.upload(array)
         self._owned.append(tensor)
-        return Array(array.shape, element, Buffer(tensor.nbytes, "constant", tensor.address))
+        known = array if array.size <= MIRRORED or value.name in self._partition.host_values else None
+        return Array(array.shape, element, Buffer(tensor.nbytes, "constant", tensor.address), host=known)
 
     def run(self, values: Sequence[Any], out: Sequence[Any] | None = None) -> Sequence[Any]:
         if self._closed:
@@ -185,6 +183,9 @@ def _address(buffer: Buffer, values: Sequence[DeviceTensor], addresses: dict[Buf
     return buffer.address if buffer.home == "constant" else int(addresses[buffer].address)
 
 
+_STREAM = 8
+"""Where the stream stands among the arguments of cuLaunchKernel."""
+
 _NUMPY = {"int": np.int32, "long long": np.int64, "double": np.float64, "float": np.float32}
 
 
@@ -285,14 +286,21 @@ class Prepared:
             self._context.check(self._context.driver.cuGraphLaunch(graph, self._context.stream))
 
     def _capture(self) -> Any:
-        """What `_issue` does, recorded."""
+        """What `_issue` does, recorded on a stream of its own: other threads go on with theirs meanwhile."""
         driver, context = self._context.driver, self._context
-        mode = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-        context.check(driver.cuStreamBeginCapture(context.stream, mode))
+        stream = context.check(driver.cuStreamCreate(driver.CUstream_flags.CU_STREAM_NON_BLOCKING.value))
         try:
-            self._issue()
+            context.check(driver.cuStreamBeginCapture(stream, driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED))
+            try:
+                for number, call in enumerate(self._calls):
+                    moved = number in self._moves
+                    context.check(
+                        self._move(call, stream) if moved else driver.cuLaunchKernel(*call[:_STREAM], stream, *call[_STREAM + 1 :])
+                    )
+            finally:
+                recorded = context.check(driver.cuStreamEndCapture(stream))
         finally:
-            recorded = context.check(driver.cuStreamEndCapture(context.stream))
+            driver.cuStreamDestroy(stream)
         graph = context.check(driver.cuGraphInstantiate(recorded, 0))
         context.check(driver.cuGraphDestroy(recorded))
         if len(self._graphs) >= GRAPHS:
@@ -318,12 +326,12 @@ class Prepared:
                     raise self._context.raised(code)
             return
         for number, call in enumerate(self._calls):
-            (code,) = self._move(call) if number in self._moves else launch(*call)
+            (code,) = self._move(call, self._context.stream) if number in self._moves else launch(*call)
             if code:
                 raise self._context.raised(code)
 
-    def _move(self, step: Any) -> Any:
-        driver, stream = self._context.driver, self._context.stream
+    def _move(self, step: Any, stream: Any) -> Any:
+        driver = self._context.driver
         target = self._at(step.target) + step.target_offset
         if step.source is None:
             return driver.cuMemsetD8Async(target, step.fill, step.nbytes, stream)
