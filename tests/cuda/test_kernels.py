@@ -52,6 +52,14 @@ def _shape(model: onnx.ModelProto) -> list[onnx.TensorShapeProto.Dimension]:
     return list(model.graph.input[0].type.tensor_type.shape.dim)
 
 
+@pytest.mark.parametrize(("arch", "tensor"), [("sm_75", False), ("sm_80", True), ("sm_90a", True)])
+def test_products_of_halves_go_through_the_tensor_cores(arch: str, tensor: bool, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TURNOUT_CACHE", str(tmp_path))
+    (launch,) = launches(open_source(PRODUCT).model(), [np.ones((64, 64), np.float16)]).values()
+    ptx = build(launch.source, Target(arch, ptx=True))
+    assert (b"mma.sync.aligned.m16n8k16" in ptx) == tensor
+
+
 def test_what_is_built_is_kept(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TURNOUT_CACHE", str(tmp_path))
     source = 'extern "C" __global__ void k(float* x) { x[threadIdx.x] += 1; }'

@@ -56,9 +56,7 @@ def kernel(operator: str, dtype: str, archs: tuple[str, ...], source: bool) -> N
 
     found = dict(kernels(operator, dtype))
     if not found:
-        raise click.ClickException(
-            f"there is no CUDA kernel for {operator} of {dtype}; `turnout operators cuda` lists those that there are"
-        )
+        raise click.ClickException(f"there is no CUDA kernel for {operator} of {dtype}")
     for entry, launch in found.items():
         moved = sum(buffer.nbytes for buffer in (*launch.reads, *launch.writes))
         click.echo(f"{entry}: {launch.grid[0]} blocks of {launch.block} threads, {moved:,} bytes read and written")

@@ -36,13 +36,15 @@ def product(
     functions: str = "",
     along: tuple[bool, bool] = (True, False),
     sums: str = "",
+    halves: str = "",
     name: str = "",
     **given: Any,
 ) -> Array:
     """y from sums over k of left times right; sizes: M, N and K.
 
     left, right: C++ for the element at m, k and at k, n, which lie inside. store: statements for the sum a at m, n.
-    before: statements for batch z, once a block. along: whether neighbours of the operand in memory lie along k. given: arrays and numbers.
+    halves: the type of both operands in C++, where tensor cores may take it. before: statements for batch z, once a block. along: whether
+    neighbours of the operand in memory lie along k. given: arrays and numbers.
     """
     m, n, k = sizes
     if not y.size or not batch:
@@ -63,7 +65,9 @@ def product(
     arguments += [("pointer", y), (index, m), (index, n), (index, k)]
     arguments += [("double" if isinstance(value, float) else index, value) for value in numbers.values()]
     sums = sums or sum_of(y.element)
-    text = f"typedef {index} index; typedef {sums} A; typedef {y.element.c} Y;\n{functions}\n" + file("gemm.cu")
+    tensor = halves in ("f16", "bf16") and sums == "float"
+    head = f"#define HALVES {int(tensor)}\ntypedef {index} index; typedef {sums} A; typedef {y.element.c} Y; typedef {halves or sums} H;"
+    text = f"{head}\n{functions}\n{file('gemm.cu')}"
     filled = {
         "LEFT_ALONG_K": str(int(along[0])),
         "RIGHT_ALONG_K": str(int(along[1])),
