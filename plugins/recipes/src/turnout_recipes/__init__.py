@@ -1,0 +1,1 @@
+"""Smaller models by recipes. `turnout_recipes.optimize` has it."""
