@@ -16,6 +16,7 @@ from pathlib import Path
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import numpy as np
 
+sys.path.pop(0)  # this folder, whose cuda.py hides NVIDIA's cuda
 sys.path.insert(0, str(Path(__file__).parents[1] / "cudasim" / "interpreter"))
 from ptx_card import Card, compiled
 
