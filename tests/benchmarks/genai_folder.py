@@ -2,8 +2,8 @@
 
     python tests/benchmarks/genai_folder.py MODEL.gguf FOLDER
 
-Wants torch, transformers, accelerate, gguf and onnxruntime-genai: an environment of its own. The builder rounds the weights anew, which costs quality;
-the folder is a peer in speed only.
+Wants torch, transformers, accelerate, gguf and onnxruntime-genai: an environment of its own. The builder rounds the weights anew,
+which costs quality; the folder is a peer in speed only.
 """
 
 from __future__ import annotations
