@@ -16,7 +16,7 @@ from turnout_ort.serialize import Model, to_model
 from turnout_ort.session import PlainSession, make_executable
 from turnout_ort.values import Port
 
-__all__ = ["assigned", "build"]
+__all__ = ["alone", "assigned", "blame", "build", "open_model", "ports", "signature"]
 
 _TRIALS = 64  # distinct nodes to try alone after a session failed; each takes about half a millisecond
 
@@ -33,10 +33,10 @@ def build(graph: ir.GraphView, options: Options) -> PlainSession:
     if session is None:
         model = to_model(graph, schemas().newest)
         try:
-            session, keep = _open(model, options), model.weights
+            session, keep = open_model(model, options), model.weights
         except Exception as error:
-            raise _compile_error(error, graph, model, options) from error
-    return make_executable(session, *_ports(session, graph), keep, _in_place(graph))
+            raise blame(error, graph, model, options, schemas().newest) from error
+    return make_executable(session, *ports(session, graph), keep, _in_place(graph))
 
 
 # (domain, operator): output -> the input in whose memory its kernel can leave it
@@ -75,7 +75,8 @@ def _whole(graph: ir.GraphView, options: Options) -> Any | None:
     return session if all(value.name in known for value in graph.inputs) else None
 
 
-def _open(model: Model, options: Options) -> Any:
+def open_model(model: Model, options: Options) -> Any:
+    """An InferenceSession of a model, its weights handed over beside it. Raises what ONNX Runtime raises."""
     settings = options()
     if model.weights:
         settings.add_external_initializers(list(model.weights), [tied.value for tied in model.weights.values()])
@@ -92,7 +93,8 @@ def _session(source: str | bytes, settings: Any) -> Any:
     return session
 
 
-def _ports(session: Any, graph: ir.GraphView) -> tuple[list[Port], list[Port]]:
+def ports(session: Any, graph: ir.GraphView) -> tuple[list[Port], list[Port]]:
+    """The inputs and the outputs of a session, in the graph's order."""
     known = (*session.get_inputs(), *session.get_overridable_initializers(), *session.get_outputs())
     types = {meta.name: meta.type for meta in known}
     return [_port(value, types) for value in graph.inputs], [_port(value, types) for value in graph.outputs]
@@ -104,30 +106,31 @@ def _port(value: ir.Value, types: dict[str, str]) -> Port:
     return Port(name, types.get(name) or type_name(value), shape)
 
 
-def _compile_error(error: Exception, graph: ir.GraphView, model: Model, options: Options) -> CompileError:
+def blame(error: Exception, graph: ir.GraphView, model: Model, options: Options, newest: Mapping[str, int]) -> CompileError:
+    """The CompileError for a session that could not be made, with the positions of the nodes at fault: named, or failing alone too."""
     named = culprit(error, model.names)
-    nodes = sorted({*([] if named is None else [named]), *_failing_alone(graph, options)})
+    nodes = sorted({*([] if named is None else [named]), *_failing_alone(graph, options, newest)})
     where = f" (at {', '.join(label(graph[i], i) for i in nodes[:3])})" if nodes else ""
     return CompileError(f"ONNX Runtime did not take the partition: {sentence(error)}{where}", nodes=nodes)
 
 
-def _failing_alone(graph: ir.GraphView, options: Options) -> Iterator[int]:
+def _failing_alone(graph: ir.GraphView, options: Options, newest: Mapping[str, int]) -> Iterator[int]:
     """Positions of the nodes that no session takes even alone; alike nodes are tried once."""
     verdicts: dict[str, bool] = {}
     for position, node in enumerate(graph):
         key = signature(node)
         if key not in verdicts and len(verdicts) < _TRIALS:
-            verdicts[key] = _runs_alone(node, graph.opset_imports, options)
+            verdicts[key] = _runs_alone(node, graph.opset_imports, options, newest)
         if not verdicts.get(key, True):
             yield position
 
 
-def _runs_alone(node: ir.Node, opsets: Mapping[str, int], options: Options) -> bool:
+def _runs_alone(node: ir.Node, opsets: Mapping[str, int], options: Options, newest: Mapping[str, int]) -> bool:
     graph = alone(node, opsets)
     if graph is None:
         return True
     try:
-        _open(to_model(graph, schemas().newest), lambda: _small(options))
+        open_model(to_model(graph, newest), lambda: _small(options))
     except Exception:
         return False
     return True
@@ -148,7 +151,7 @@ def assigned(node: ir.Node, opsets: Mapping[str, int], options: Options) -> set[
     graph = alone(node, opsets)
     if graph is None:
         return set()
-    session = _open(to_model(graph, schemas().newest), lambda: _small(options))
+    session = open_model(to_model(graph, schemas().newest), lambda: _small(options))
     return {part.ep_name for part in session.get_provider_graph_assignment_info()}
 
 

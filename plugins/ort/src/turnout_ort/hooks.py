@@ -1,4 +1,4 @@
-"""turnout's hooks: a check of the installed wheels, and ONNX Runtime alone to compare with. No devices of its own."""
+"""turnout's hooks: `ort-NAME` for each execution provider installed beside it, a check of the wheels, a peer to compare with."""
 
 from __future__ import annotations
 
@@ -9,6 +9,14 @@ from turnout.hooks import hookimpl
 
 if TYPE_CHECKING:
     from turnout.checkup import Check
+    from turnout.provider import Provider
+
+
+@hookimpl
+def turnout_providers() -> Sequence[Provider]:
+    from turnout_ort.installed import installed
+
+    return installed()
 
 
 @hookimpl

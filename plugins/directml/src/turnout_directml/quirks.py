@@ -1,0 +1,211 @@
+"""What DirectML has kernels for and yet gets wrong, does not take, or dies of.
+
+Each row was seen with ONNX's own cases on DirectML 1.15 (onnxruntime-directml 1.24.4) in the rig of tests/rigs/directml. What is not known
+before the run (a shape, a value) refuses nothing unless the row says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from turnout.graph import constant_array, element_type, ir, is_constant
+from turnout.provider import No
+
+__all__ = ["QUIRKS", "Quirk", "quirk"]
+
+
+@dataclass(frozen=True, slots=True)
+class Quirk:
+    """One thing that is wrong: the operators, the nodes of them that it concerns, and the sentence that users read."""
+
+    operators: tuple[str, ...]
+    reason: str
+    where: Callable[[ir.Node], bool] = lambda node: True
+
+
+def quirk(node: ir.Node) -> No | None:
+    """Why DirectML must not have the node, though it has a kernel; None where nothing is known against it."""
+    values = (value for value in (*node.inputs, *node.outputs) if value is not None and not is_constant(value))
+    empty = next((value for value in values if 0 in (_dims(value) or ())), None)
+    if empty is not None:
+        return No(f"DirectML has no empty tensors, and {empty.name!r} is one")
+    for row in QUIRKS:
+        if node.op_type in row.operators and row.where(node):
+            return No(f"DirectML {row.reason}")
+    return None
+
+
+def _attribute(node: ir.Node, name: str, default: Any) -> Any:
+    attribute = node.attributes.get(name)
+    return default if attribute is None else attribute.value
+
+
+def _input(node: ir.Node, position: int) -> ir.Value | None:
+    return node.inputs[position] if position < len(node.inputs) else None
+
+
+def _given(*positions: int) -> Callable[[ir.Node], bool]:
+    return lambda node: any(_input(node, position) is not None for position in positions)
+
+
+def _is(name: str, default: Any, *values: Any) -> Callable[[ir.Node], bool]:
+    """Whether the attribute has one of the values."""
+    return lambda node: _attribute(node, name, default) in values
+
+
+def _type(node: ir.Node, position: int) -> ir.DataType | None:
+    value = _input(node, position)
+    return None if value is None else element_type(value)
+
+
+def _dims(value: ir.Value | None) -> list[int | None] | None:
+    """The sizes, None for one that is not known; None as a whole where the rank is not known."""
+    if value is None or value.shape is None:
+        return None
+    return [dim if isinstance(dim, int) else None for dim in value.shape]
+
+
+def _rank(node: ir.Node, position: int) -> int | None:
+    dims = _dims(_input(node, position))
+    return None if dims is None else len(dims)
+
+
+def _has_float(node: ir.Node) -> bool:
+    return _type(node, 0) in (ir.DataType.FLOAT, ir.DataType.FLOAT16, None)
+
+
+def _bounds_may_cross(node: ir.Node) -> bool:
+    low, high = _input(node, 1), _input(node, 2)
+    if low is None or high is None:
+        return bool(_attribute(node, "min", 0.0) > _attribute(node, "max", float("inf")))
+    if not (is_constant(low) and is_constant(high)):
+        return True
+    return bool((constant_array(low) > constant_array(high)).any())
+
+
+def _may_crop(node: ir.Node) -> bool:
+    pads = _input(node, 1)
+    if pads is None:
+        return any(count < 0 for count in _attribute(node, "pads", ()))
+    return bool(not is_constant(pads) or (constant_array(pads) < 0).any())
+
+
+def _slope_is_larger(node: ir.Node) -> bool:
+    x, slope = _dims(_input(node, 0)), _dims(_input(node, 1))
+    if x is None or slope is None:
+        return False
+    padded = [1] * (len(x) - len(slope)) + slope
+    return any(one == 1 and other != 1 for one, other in zip(x, padded, strict=False))
+
+
+def _many_axes(node: ir.Node) -> bool:
+    rank, axis = _rank(node, 0), _attribute(node, "axis", -1)
+    return rank is None or (rank - axis if axis >= 0 else -axis) > 3
+
+
+def _wants_indices(node: ir.Node) -> bool:
+    return len(node.outputs) > 1 and bool(node.outputs[1].name)
+
+
+def _has_many_scales(node: ir.Node) -> bool:
+    dims = _dims(_input(node, 1))
+    return dims not in ([], [1])
+
+
+def _hidden_attributes(node: ir.Node) -> bool:
+    """What DirectML's GroupQueryAttention never reads."""
+    return bool(
+        _attribute(node, "do_rotary", 0)
+        or _attribute(node, "softcap", 0.0)
+        or _attribute(node, "local_window_size", -1) >= 0
+        or _attribute(node, "smooth_softmax", 0)
+        or _attribute(node, "k_quant_type", "NONE") != "NONE"
+        or any(_input(node, position) is not None for position in range(9, len(node.inputs)))
+    )
+
+
+def _unlike_kernel(node: ir.Node) -> bool:
+    bits, block, rows = _attribute(node, "bits", 4), _attribute(node, "block_size", 0), _attribute(node, "K", 0)
+    zeros = _type(node, 3)
+    return bits not in (4, 8) or not block or rows % block != 0 or zeros not in (None, ir.DataType.UINT8)
+
+
+QUIRKS: Sequence[Quirk] = (
+    Quirk(
+        ("If", "OptionalGetElement", "OptionalHasElement"),
+        "only decides here what the CPU does: turnout does that itself",
+    ),
+    Quirk(
+        ("ConcatFromSequence", "SequenceAt", "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SequenceLength"),
+        "keeps sequences in host memory, where they cost copies and gain nothing",
+    ),
+    Quirk(("Acos", "Asin", "Atan"), "computes the inverse of cosine, sine and tangent to three or four digits only"),
+    Quirk(
+        ("AveragePool", "LpPool", "MaxPool"),
+        "counts one window too many where ceil_mode rounds up (ONNX leaves out those that begin in the padding)",
+        _is("ceil_mode", 0, 1),
+    ),
+    Quirk(("BatchNormalization",), "does not train, and training_mode asks for that", _is("training_mode", 0, 1)),
+    Quirk(("Celu",), "does not take Celu of float16", lambda node: _type(node, 0) == ir.DataType.FLOAT16),
+    Quirk(("Clip",), "gives min where min is greater than max, and here it may be; ONNX gives max", _bounds_may_cross),
+    Quirk(
+        ("ConvTranspose",),
+        "does not take ConvTranspose with auto_pad SAME_UPPER or SAME_LOWER",
+        _is("auto_pad", "NOTSET", "SAME_UPPER", "SAME_LOWER"),
+    ),
+    Quirk(
+        ("DequantizeLinear", "QuantizeLinear"),
+        "takes one scale for a whole tensor, and is wrong or refuses with more",
+        _has_many_scales,
+    ),
+    Quirk(
+        ("DFT",),
+        "does not know the inverse of a one-sided transform",
+        lambda node: bool(_attribute(node, "inverse", 0) and _attribute(node, "onesided", 0)),
+    ),
+    Quirk(("DynamicQuantizeLinear",), "rounds DynamicQuantizeLinear differently, and is off by one"),
+    Quirk(("GRU", "LSTM", "RNN"), "has no recurrent kernels for the batch-first layout (layout=1)", _is("layout", 0, 1)),
+    Quirk(("LayerNormalization",), "normalizes over three axes at most", _many_axes),
+    Quirk(("MatMul",), "multiplies by a vector wrongly", lambda node: 1 in (_rank(node, 0), _rank(node, 1))),
+    Quirk(("MaxPool",), "leaves MaxPool with indices to the CPU", _wants_indices),
+    Quirk(("MaxUnpool",), "ignores the output_shape of MaxUnpool", _given(2)),
+    Quirk(
+        ("Mod",),
+        "computes the remainder of floats wrongly at infinities",
+        _has_float,
+    ),
+    Quirk(("Pad",), "is wrong where Pad takes away (a negative count), and here it may", _may_crop),
+    Quirk(("ReduceSumSquare",), "gives ReduceSumSquare of uint32 another type", lambda node: _type(node, 0) == ir.DataType.UINT32),
+    Quirk(("Shrink",), "rounds the numbers of Shrink where the tensor holds integers", lambda node: not _has_float(node)),
+    Quirk(("PRelu",), "does not broadcast what PRelu takes from an axis of one element", _slope_is_larger),
+    Quirk(("QLinearMatMul",), "does not take scales of float16", lambda node: _type(node, 1) == ir.DataType.FLOAT16),
+    Quirk(("RoiAlign",), "takes the maximum of other samples than ONNX", _is("mode", "avg", "max")),
+    Quirk(
+        ("Resize",),
+        "does not keep an aspect ratio",
+        _is("keep_aspect_ratio_policy", "stretch", "not_larger", "not_smaller"),
+    ),
+    Quirk(("Resize",), "has no cubic Resize", _is("mode", "nearest", "cubic")),
+    Quirk(("Resize",), "does not smooth where Resize asks for antialias", _is("antialias", 0, 1)),
+    Quirk(
+        ("Resize",),
+        "maps coordinates differently in this mode",
+        _is("coordinate_transformation_mode", "half_pixel", "align_corners", "pytorch_half_pixel", "tf_half_pixel_for_nn"),
+    ),
+    Quirk(("Resize",), "dies of some regions of interest", _is("coordinate_transformation_mode", "half_pixel", "tf_crop_and_resize")),
+    Quirk(("MatMulNBits",), "throws where MatMulNBits gets an order of columns (g_idx)", _given(4)),
+    Quirk(("MatMulNBits",), "throws where MatMulNBits gets a bias", _given(5)),
+    Quirk(
+        ("MatMulNBits",),
+        "takes MatMulNBits with 4 or 8 bits, whole blocks and zero points of uint8 only",
+        _unlike_kernel,
+    ),
+    Quirk(
+        ("GroupQueryAttention",),
+        "does not look at this node's do_rotary, softcap, local_window_size or later attributes, and would give wrong results",
+        _hidden_attributes,
+    ),
+)
+"""Every row."""
