@@ -1,4 +1,4 @@
-"""What is checked in the rig, by its Windows Python: `winpy Z:\\w\\src\\tests\\rigs\\directml\\checks.py [nodes] [models] [threads]`.
+"""What is checked in the rig, by its Windows Python: `tests/rigs/directml/check [threads] [vision] [nodes]`.
 
 Ends with status 1 where anything is wrong. The environment's TURNOUT_DIRECTML_TRIAL, which winpy sets, makes the provider refuse nodes
 for which Wine's shader compiler has no code; they are counted below, apart from what the provider itself refuses.
@@ -88,26 +88,6 @@ def vision():
     return error <= FP16
 
 
-def language():
-    """SmolLM2 with 4-bit weights, activations in float16: the next token after a few prompts, against the CPU provider."""
-    from turnout.graph import ir
-    from turnout_gguf.format import GgufFormat
-
-    path = next(MODELS.rglob("SmolLM2*.gguf"))
-    ids = np.array([[504, 3575, 282, 4649, 314]])  # "The capital of France is"
-    wanted = turnout.load(path, device="cpu").run(input_ids=ids)["logits"][0, -1]
-    proto = ir.serde.serialize_model(GgufFormat(exact=True).open(path).model())
-    start = time.perf_counter()
-    model = turnout.load(half(proto, {"input_ids": ids.shape}), device="directml")
-    got = model.run(input_ids=ids)["logits"][0, -1].astype(np.float32)
-    print(str(model.explain())[:1500])
-    error = float(np.abs(got - wanted).max() / np.abs(wanted).max())
-    print(
-        f"language: next token {got.argmax()} ({wanted.argmax()} on the CPU), relative error {error:.2g}, {time.perf_counter() - start:.0f} s"
-    )
-    return got.argmax() == wanted.argmax() and error <= FP16
-
-
 def threads():
     """Eight threads, two models, one adapter."""
     texts = [f'<ir_version: 8, opset_import: ["": 17]> g (float16[N,8] x) => (float16[N,8] y) {{ y = {op}(x) }}' for op in ("Relu", "Neg")]
@@ -132,7 +112,7 @@ def threads():
     return not wrong
 
 
-CHECKS = {"threads": threads, "vision": vision, "language": language, "nodes": nodes}
+CHECKS = {"threads": threads, "vision": vision, "nodes": nodes}
 
 if __name__ == "__main__":
     done = {name: CHECKS[name]() for name in sys.argv[1:] or CHECKS}

