@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -56,8 +57,8 @@ def triple(size):
 
 @functools.cache
 def headers() -> str:
-    """Where NVRTC puts the headers that it brings along."""
-    folder = Path(tempfile.gettempdir()) / "turnout-cudasim-headers"
+    """Where NVRTC puts the headers that it brings along; it refuses a folder that another version has used."""
+    folder = Path(tempfile.gettempdir()) / f"turnout-cudasim-headers-{version('nvidia-cuda-nvrtc')}"
     folder.mkdir(exist_ok=True)
     return str(folder)
 
