@@ -13,6 +13,7 @@ import onnx.parser
 import pytest
 
 import turnout
+from turnout import plugins
 from turnout.device import Link
 from turnout.errors import CompileError, NoProvider, NoSuchDevice, NotGenerative, SlowPathWarning
 from turnout.explain import Explanation
@@ -247,8 +248,9 @@ def test_an_explanation_outlives_the_model():
         assert "4 nodes" in str(model.explain())
 
 
-def test_devices_that_are_not_here_say_why_and_what_to_do():
-    with pytest.raises(NoSuchDevice) as caught:
+def test_devices_that_are_not_here_say_why_and_what_to_do(monkeypatch):
+    with monkeypatch.context() as without, pytest.raises(NoSuchDevice) as caught:
+        without.setattr(plugins, "providers", list)
         turnout.load(parsed(CHAIN), device="directml")
     assert caught.value.hint == "pip install turnout-directml"
     with pytest.raises(NoSuchDevice, match="no device 'cpu:7'") as caught:
