@@ -78,6 +78,7 @@ def test_a_kernel_that_is_wrong_says_where(tmp_path, monkeypatch: pytest.MonkeyP
         build('extern "C" __global__ void k() { nothing(); }', Target("sm_90"))
 
 
+@pytest.mark.slow
 def test_the_command_tells_registers() -> None:
     said = CliRunner().invoke(kernel, ["Softmax", "--arch", "sm_90a"])
     assert said.exit_code == 0, said.output

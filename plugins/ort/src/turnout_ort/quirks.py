@@ -332,12 +332,13 @@ def _pads_less_than_nothing(node: ir.Node) -> bool:
 
 
 def _pads_by_another_axis(node: ir.Node) -> bool:
-    """Where padding counts, with operator set 19 and later: the end of axis i is taken from entry 2i + 1 of `pads`, not from rank + i."""
+    """With operator set 19 and later, the padding at the end of axis i is taken from entry 2i + 1 of `pads`, not from rank + i."""
     rank = len(_attribute(node, "kernel_shape", ()))
-    if (node.version or 0) < 19 or rank < 2 or not _attribute(node, "count_include_pad", 0):
+    if (node.version or 0) < 19 or rank < 2:
         return False
     pads = _attribute(node, "pads", [0] * 2 * rank)
-    return _pads_by_itself(node) or any(pads[rank + axis] != pads[2 * axis + 1] for axis in range(rank))
+    differ = any(pads[rank + axis] != pads[2 * axis + 1] for axis in range(rank))
+    return _pads_by_itself(node) or (differ and bool(_attribute(node, "count_include_pad", 0)))
 
 
 # strings
