@@ -66,6 +66,12 @@ def test_the_same_tokens_may_be_drawn(
         assert found == pytest.approx(wanted)
 
 
+def test_of_equals_the_lowest_tokens_stay() -> None:
+    sampler = Sampler(Sampling(temperature=0.5, top_k=2, seed=1), [])
+    tokens, _ = sampler._candidates(np.array([0.0, 0.0, 0.25, 0.25, 0.5], np.float32))
+    assert tokens.tolist() == [4, 2]
+
+
 def test_tokens_come_as_often_as_they_should() -> None:
     logits = np.log(np.array([0.5, 0.3, 0.15, 0.05], np.float32))
     sampler = Sampler(Sampling(temperature=1.0, seed=7), [])

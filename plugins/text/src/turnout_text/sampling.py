@@ -76,8 +76,9 @@ class Sampler:
 def _largest(weights: NDArray[np.float64], count: int) -> NDArray[np.int64]:
     """Positions of the largest, largest first; of equals the first goes first."""
     if count < len(weights):
-        found = np.sort(np.argpartition(-weights, count - 1)[:count])
-        return found[np.argsort(-weights[found], kind="stable")]
+        least = -np.partition(-weights, count - 1)[count - 1]
+        found = np.flatnonzero(weights >= least)  # more than `count` where there are ties: the lowest tokens of those stay
+        return found[np.argsort(-weights[found], kind="stable")][:count]
     return np.argsort(-weights, kind="stable")
 
 
