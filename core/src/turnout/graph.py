@@ -13,16 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 __all__ = [
     "alias_of",
+    "attribute",
     "captures",
     "constant_array",
     "declare_alias",
     "describe",
     "element_type",
+    "input_at",
     "ir",
     "is_constant",
     "label",
     "nbytes",
     "partition",
+    "shape_of",
     "subgraphs",
     "type_name",
     "whole_file",
@@ -94,6 +97,24 @@ def _outside(body: ir.Graph, found: dict[ir.Value, None]) -> None:
         own.update(node.outputs)
     inner.update(dict.fromkeys(body.outputs))
     found.update((value, None) for value in inner if value not in own and value.name)
+
+
+def attribute(node: ir.Node, name: str, default: Any) -> Any:
+    """What the node says of an attribute, as onnx_ir holds it (int, float, str, tuple, tensor ...); the default where it is silent."""
+    said = node.attributes.get(name)
+    return default if said is None else said.value
+
+
+def input_at(node: ir.Node, position: int) -> ir.Value | None:
+    """The node's input there; None where it is left out, or where there are fewer."""
+    return node.inputs[position] if position < len(node.inputs) else None
+
+
+def shape_of(value: ir.Value | None) -> list[int | None] | None:
+    """The sizes of a value, None for one that is not known; None as a whole where the rank is not known, or the value left out."""
+    if value is None or value.shape is None:
+        return None
+    return [dim if isinstance(dim, int) else None for dim in value.shape]
 
 
 def is_constant(value: ir.Value) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from turnout.graph import constant_array, ir, is_constant
+from turnout.graph import attribute, constant_array, ir, is_constant
 from turnout.provider import Rewrite
 
 __all__ = ["Readers", "attention_with_cache", "norm", "norm_of_sum", "rewrites"]
@@ -114,7 +114,12 @@ class _Attention:
 
     @classmethod
     def find(cls, node: ir.Node) -> _Attention | None:
-        if node.op_type != "Attention" or node.domain not in ("", "ai.onnx") or len(node.inputs) != 7 or not _number(node, "is_causal", 0):
+        if (
+            node.op_type != "Attention"
+            or node.domain not in ("", "ai.onnx")
+            or len(node.inputs) != 7
+            or not attribute(node, "is_causal", 0)
+        ):
             return None
         query, keys, values, mask, no_key, no_value, lengths = node.inputs
         if no_key is not None or no_value is not None or lengths is None or set(node.attributes) - {"is_causal", "scale", "softcap"}:
@@ -142,8 +147,8 @@ class _Attention:
         if not isinstance(heads, int) or not isinstance(key_heads, int):
             return None
         attributes: dict[str, Any] = {"num_heads": heads, "kv_num_heads": key_heads, "do_rotary": 1}
-        attributes["rotary_interleaved"] = _number(turn, "interleaved", 0)
-        attributes |= {name: float(_number(node, name, 0)) for name in ("scale", "softcap") if name in node.attributes}
+        attributes["rotary_interleaved"] = attribute(turn, "interleaved", 0)
+        attributes |= {name: float(attribute(node, name, 0)) for name in ("scale", "softcap") if name in node.attributes}
         if window:
             attributes["local_window_size"] = window
         projections: list[ir.Value | None] = [turn.inputs[0], other.inputs[0], v]
@@ -171,11 +176,11 @@ class _Attention:
 
 
 def _is_norm(node: ir.Node) -> bool:
-    if node.op_type != "RMSNormalization" or node.domain not in ("", "ai.onnx") or _number(node, "axis", -1) != -1:
+    if node.op_type != "RMSNormalization" or node.domain not in ("", "ai.onnx") or attribute(node, "axis", -1) != -1:
         return False
     x, weight = node.inputs[:2]
     is_float = all(value is not None and value.dtype == ir.DataType.FLOAT for value in (x, weight))
-    return is_float and len(_dims(weight)) == 1 and _number(node, "stash_type", 1) == 1
+    return is_float and len(_dims(weight)) == 1 and attribute(node, "stash_type", 1) == 1
 
 
 def _is_end(lengths: ir.Value, start: ir.Value, tokens: Any) -> bool:
@@ -185,7 +190,7 @@ def _is_end(lengths: ir.Value, start: ir.Value, tokens: Any) -> bool:
         return False
     squeeze = _made_by(add.inputs[1], "Squeeze")
     shape = None if squeeze is None else _made_by(squeeze.inputs[0], "Shape")
-    if shape is None or (_number(shape, "start", 0), _number(shape, "end", 0)) != (1, 2):
+    if shape is None or (attribute(shape, "start", 0), attribute(shape, "end", 0)) != (1, 2):
         return False
     dims = _dims(shape.inputs[0])
     return len(dims) == 2 and dims[1] == tokens and tokens is not None
@@ -244,12 +249,12 @@ def _joined(attention: ir.Node) -> list[ir.Node] | None:
 
 def _turn_alike(one: ir.Node, other: ir.Node) -> bool:
     same = len(one.inputs) == len(other.inputs) == 4 and all(a is b for a, b in zip(one.inputs[1:], other.inputs[1:], strict=True))
-    return same and all(_number(one, name, 0) == _number(other, name, 0) for name in ("interleaved", "rotary_embedding_dim"))
+    return same and all(attribute(one, name, 0) == attribute(other, name, 0) for name in ("interleaved", "rotary_embedding_dim"))
 
 
 def _is_table(turn: ir.Node, head: Any) -> bool:
     """Whether GroupQueryAttention takes these cosines: a row for each position, and sizes that its kernel has."""
-    dims, part = _dims(turn.inputs[1]), _number(turn, "rotary_embedding_dim", 0)
+    dims, part = _dims(turn.inputs[1]), attribute(turn, "rotary_embedding_dim", 0)
     if len(dims) != 2 or not isinstance(head, int) or not isinstance(dims[1], int):
         return False
     return head % 16 == 0 and dims[1] % 8 == 0 and 2 * dims[1] == (part or head)
@@ -258,7 +263,7 @@ def _is_table(turn: ir.Node, head: Any) -> bool:
 def _split(values: Sequence[ir.Value | None]) -> ir.Node | None:
     """The Split of the last axis whose outputs these are, all and in order."""
     split = _made_by(values[0], "Split")
-    if split is None or list(split.outputs) != list(values) or _number(split, "axis", 0) not in (-1, 2):
+    if split is None or list(split.outputs) != list(values) or attribute(split, "axis", 0) not in (-1, 2):
         return None
     return split
 
@@ -282,13 +287,8 @@ def _ints(value: ir.Value | None) -> tuple[int, ...] | None:
     return tuple(int(number) for number in np.ravel(constant_array(value)))
 
 
-def _number(node: ir.Node, name: str, default: float) -> Any:
-    attribute = node.attributes.get(name)
-    return default if attribute is None else attribute.value
-
-
 def _epsilon(node: ir.Node) -> float:
-    return float(_number(node, "epsilon", 1e-5))
+    return float(attribute(node, "epsilon", 1e-5))
 
 
 # making nodes -----------------------------------------------------------------------------------------------------------

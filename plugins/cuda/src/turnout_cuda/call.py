@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from turnout.errors import InvalidInput, RunError
+from turnout.graph import attribute
 from turnout_cuda.array import Array, Buffer, Formula, Launch, Move
 from turnout_cuda.element import ELEMENTS, Element, element_of
 from turnout_cuda.source import mangled
@@ -43,10 +44,7 @@ class Call:
 
     def attribute(self, name: str, default: Any = None) -> Any:
         """An attribute's value: int, float, str, list, or a NumPy array for a tensor."""
-        found = self.node.attributes.get(name)
-        if found is None:
-            return default
-        value = found.value
+        value = attribute(self.node, name, default)
         if hasattr(value, "numpy"):
             return value.numpy()
         return list(value) if isinstance(value, tuple) else value

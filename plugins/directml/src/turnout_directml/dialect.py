@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 
 from turnout.expand import body_of
-from turnout.graph import element_type, ir, subgraphs
+from turnout.graph import attribute, element_type, input_at, ir, subgraphs
 from turnout.operator import operator_of
 from turnout.provider import No, Rewrite, Yes
 
@@ -83,15 +83,6 @@ def twin(value: ir.Value) -> ir.Value:
     return ir.Value(name=value.name, type=value.type, shape=value.shape)
 
 
-def _input(node: ir.Node, position: int) -> ir.Value | None:
-    return node.inputs[position] if position < len(node.inputs) else None
-
-
-def _attribute(node: ir.Node, name: str, default: Any) -> Any:
-    attribute = node.attributes.get(name)
-    return default if attribute is None else attribute.value
-
-
 # the rules
 
 
@@ -107,20 +98,20 @@ def as_of_21(node: ir.Node, opset: int) -> Sequence[ir.Node] | None:
     except onnx.defs.SchemaError:
         return None
     kept = []
-    for name, attribute in node.attributes.items():
+    for name, said in node.attributes.items():
         if name in older.attributes:
-            kept.append(attribute)
-        elif not _is_default(attribute, operator.schema.attributes.get(name)):
+            kept.append(said)
+        elif not _is_default(said, operator.schema.attributes.get(name)):
             return None
     if len(node.inputs) > len(older.inputs) and older.inputs[-1].option != onnx.defs.OpSchema.FormalParameterOption.Variadic:
         return None
     return [ir.Node("", node.op_type, node.inputs, kept, outputs=[twin(value) for value in node.outputs], version=OPSET)]
 
 
-def _is_default(attribute: ir.Attr, known: Any) -> bool:
+def _is_default(said: ir.Attr, known: Any) -> bool:
     if known is None or not known.default_value.type:
         return False
-    return bool(ir.serde.deserialize_attribute(known.default_value).value == attribute.value)
+    return bool(ir.serde.deserialize_attribute(known.default_value).value == said.value)
 
 
 class _NoFunctions:
@@ -167,11 +158,11 @@ def by_definition(node: ir.Node, opset: int) -> Sequence[ir.Node] | None:
 
 def bias_added_after(node: ir.Node, opset: int) -> Sequence[ir.Node] | None:
     """MatMulNBits with a bias: DirectML's throws where it gets one."""
-    bias = _input(node, 5)
+    bias = input_at(node, 5)
     if (node.domain, node.op_type) != (_MICROSOFT, "MatMulNBits") or bias is None:
         return None
     draft = Draft(node, opset)
-    attributes = {name: attribute.value for name, attribute in node.attributes.items()}
+    attributes = {name: said.value for name, said in node.attributes.items()}
     product = draft.add("MatMulNBits", *node.inputs[:4], domain=_MICROSOFT, **attributes)
     product.type = node.outputs[0].type
     draft.add("Add", product, bias, out=node.outputs[0])
@@ -180,15 +171,15 @@ def bias_added_after(node: ir.Node, opset: int) -> Sequence[ir.Node] | None:
 
 def gathered_blocks(node: ir.Node, opset: int) -> Sequence[ir.Node] | None:
     """GatherBlockQuantized of rows of bytes: gather the rows, take the bytes apart, (number - zero point) * scale."""
-    data, ids, scales = (_input(node, position) for position in range(3))
+    data, ids, scales = (input_at(node, position) for position in range(3))
     if (node.domain, node.op_type) != (_MICROSOFT, "GatherBlockQuantized") or data is None or ids is None or scales is None:
         return None
-    bits, block = _attribute(node, "bits", 4), _attribute(node, "block_size", 128)
+    bits, block = attribute(node, "bits", 4), attribute(node, "block_size", 128)
     last = len(data.shape) - 1 if data.shape is not None else -1
-    rowwise = _attribute(node, "gather_axis", 0) == 0 and _attribute(node, "quantize_axis", 1) in (last, -1) and last == 1
+    rowwise = attribute(node, "gather_axis", 0) == 0 and attribute(node, "quantize_axis", 1) in (last, -1) and last == 1
     if element_type(data) != ir.DataType.UINT8 or bits not in (4, 8) or not rowwise or ids.shape is None or opset < 13:
         return None
-    draft, leading, zeros = Draft(node, opset), [0] * len(ids.shape), _input(node, 3)
+    draft, leading, zeros = Draft(node, opset), [0] * len(ids.shape), input_at(node, 3)
     kind = element_type(scales) or ir.DataType.FLOAT
 
     def numbers(packed: ir.Value) -> ir.Value:
@@ -214,11 +205,11 @@ def gathered_blocks(node: ir.Node, opset: int) -> Sequence[ir.Node] | None:
 
 def scattered(node: ir.Node, opset: int) -> Sequence[ir.Node] | None:
     """TensorScatter-24 as ScatterElements: row t of the update of batch b goes to write_indices[b] + t, modulo the length if circular."""
-    cache, update, first = _input(node, 0), _input(node, 1), _input(node, 2)
+    cache, update, first = input_at(node, 0), input_at(node, 1), input_at(node, 2)
     if node.domain not in ("", "ai.onnx") or node.op_type != "TensorScatter" or cache is None or update is None or cache.shape is None:
         return None
     rank = len(cache.shape)
-    axis = _attribute(node, "axis", -2) % rank
+    axis = attribute(node, "axis", -2) % rank
     draft = Draft(node, opset)
     shape = draft.add("Shape", update)
     count = draft.add("Squeeze", draft.add("Slice", shape, draft.ints(axis), draft.ints(axis + 1)), draft.ints(0))
@@ -226,7 +217,7 @@ def scattered(node: ir.Node, opset: int) -> Sequence[ir.Node] | None:
     rows = draft.add("Reshape", rows, draft.ints(*(-1 if one == axis else 1 for one in range(rank))))
     if first is not None:
         rows = draft.add("Add", rows, draft.add("Unsqueeze", first, draft.ints(*range(1, rank))))
-    if _attribute(node, "mode", "linear") == "circular":
+    if attribute(node, "mode", "linear") == "circular":
         rows = draft.add("Mod", rows, draft.add("Slice", draft.add("Shape", cache), draft.ints(axis), draft.ints(axis + 1)))
     draft.add("ScatterElements", cache, draft.add("Expand", rows, shape), update, out=node.outputs[0], axis=axis)
     return draft.nodes

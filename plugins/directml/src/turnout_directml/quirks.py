@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from turnout.graph import constant_array, element_type, ir, is_constant
+from turnout.graph import attribute, constant_array, element_type, input_at, ir, is_constant, shape_of
 from turnout.provider import No
 
 __all__ = ["QUIRKS", "Quirk", "quirk"]
@@ -28,7 +28,7 @@ class Quirk:
 def quirk(node: ir.Node) -> No | None:
     """Why DirectML must not have the node, though it has a kernel; None where nothing is known against it."""
     values = (value for value in (*node.inputs, *node.outputs) if value is not None and not is_constant(value))
-    empty = next((value for value in values if 0 in (_dims(value) or ())), None)
+    empty = next((value for value in values if 0 in (shape_of(value) or ())), None)
     if empty is not None:
         return No(f"DirectML has no empty tensors, and {empty.name!r} is one")
     for row in QUIRKS:
@@ -37,38 +37,22 @@ def quirk(node: ir.Node) -> No | None:
     return None
 
 
-def _attribute(node: ir.Node, name: str, default: Any) -> Any:
-    attribute = node.attributes.get(name)
-    return default if attribute is None else attribute.value
-
-
-def _input(node: ir.Node, position: int) -> ir.Value | None:
-    return node.inputs[position] if position < len(node.inputs) else None
-
-
 def _given(*positions: int) -> Callable[[ir.Node], bool]:
-    return lambda node: any(_input(node, position) is not None for position in positions)
+    return lambda node: any(input_at(node, position) is not None for position in positions)
 
 
 def _is(name: str, default: Any, *values: Any) -> Callable[[ir.Node], bool]:
     """Whether the attribute has one of the values."""
-    return lambda node: _attribute(node, name, default) in values
+    return lambda node: attribute(node, name, default) in values
 
 
 def _type(node: ir.Node, position: int) -> ir.DataType | None:
-    value = _input(node, position)
+    value = input_at(node, position)
     return None if value is None else element_type(value)
 
 
-def _dims(value: ir.Value | None) -> list[int | None] | None:
-    """The sizes, None for one that is not known; None as a whole where the rank is not known."""
-    if value is None or value.shape is None:
-        return None
-    return [dim if isinstance(dim, int) else None for dim in value.shape]
-
-
 def _rank(node: ir.Node, position: int) -> int | None:
-    dims = _dims(_input(node, position))
+    dims = shape_of(input_at(node, position))
     return None if dims is None else len(dims)
 
 
@@ -77,23 +61,23 @@ def _has_float(node: ir.Node) -> bool:
 
 
 def _bounds_may_cross(node: ir.Node) -> bool:
-    low, high = _input(node, 1), _input(node, 2)
+    low, high = input_at(node, 1), input_at(node, 2)
     if low is None or high is None:
-        return bool(_attribute(node, "min", 0.0) > _attribute(node, "max", float("inf")))
+        return bool(attribute(node, "min", 0.0) > attribute(node, "max", float("inf")))
     if not (is_constant(low) and is_constant(high)):
         return True
     return bool((constant_array(low) > constant_array(high)).any())
 
 
 def _may_crop(node: ir.Node) -> bool:
-    pads = _input(node, 1)
+    pads = input_at(node, 1)
     if pads is None:
-        return any(count < 0 for count in _attribute(node, "pads", ()))
+        return any(count < 0 for count in attribute(node, "pads", ()))
     return bool(not is_constant(pads) or (constant_array(pads) < 0).any())
 
 
 def _slope_is_larger(node: ir.Node) -> bool:
-    x, slope = _dims(_input(node, 0)), _dims(_input(node, 1))
+    x, slope = shape_of(input_at(node, 0)), shape_of(input_at(node, 1))
     if x is None or slope is None:
         return False
     padded = [1] * (len(x) - len(slope)) + slope
@@ -101,7 +85,7 @@ def _slope_is_larger(node: ir.Node) -> bool:
 
 
 def _many_axes(node: ir.Node) -> bool:
-    rank, axis = _rank(node, 0), _attribute(node, "axis", -1)
+    rank, axis = _rank(node, 0), attribute(node, "axis", -1)
     return rank is None or (rank - axis if axis >= 0 else -axis) > 3
 
 
@@ -110,24 +94,24 @@ def _wants_indices(node: ir.Node) -> bool:
 
 
 def _has_many_scales(node: ir.Node) -> bool:
-    dims = _dims(_input(node, 1))
+    dims = shape_of(input_at(node, 1))
     return dims not in ([], [1])
 
 
 def _hidden_attributes(node: ir.Node) -> bool:
     """What DirectML's GroupQueryAttention never reads."""
     return bool(
-        _attribute(node, "do_rotary", 0)
-        or _attribute(node, "softcap", 0.0)
-        or _attribute(node, "local_window_size", -1) >= 0
-        or _attribute(node, "smooth_softmax", 0)
-        or _attribute(node, "k_quant_type", "NONE") != "NONE"
-        or any(_input(node, position) is not None for position in range(9, len(node.inputs)))
+        attribute(node, "do_rotary", 0)
+        or attribute(node, "softcap", 0.0)
+        or attribute(node, "local_window_size", -1) >= 0
+        or attribute(node, "smooth_softmax", 0)
+        or attribute(node, "k_quant_type", "NONE") != "NONE"
+        or any(input_at(node, position) is not None for position in range(9, len(node.inputs)))
     )
 
 
 def _unlike_kernel(node: ir.Node) -> bool:
-    bits, block, rows = _attribute(node, "bits", 4), _attribute(node, "block_size", 0), _attribute(node, "K", 0)
+    bits, block, rows = attribute(node, "bits", 4), attribute(node, "block_size", 0), attribute(node, "K", 0)
     zeros = _type(node, 3)
     return bits not in (4, 8) or not block or rows % block != 0 or zeros not in (None, ir.DataType.UINT8)
 
@@ -163,7 +147,7 @@ QUIRKS: Sequence[Quirk] = (
     Quirk(
         ("DFT",),
         "does not know the inverse of a one-sided transform",
-        lambda node: bool(_attribute(node, "inverse", 0) and _attribute(node, "onesided", 0)),
+        lambda node: bool(attribute(node, "inverse", 0) and attribute(node, "onesided", 0)),
     ),
     Quirk(("DynamicQuantizeLinear",), "rounds DynamicQuantizeLinear differently, and is off by one"),
     Quirk(("GRU", "LSTM", "RNN"), "has no recurrent kernels for the batch-first layout (layout=1)", _is("layout", 0, 1)),

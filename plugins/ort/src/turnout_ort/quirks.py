@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from turnout.graph import constant_array, element_type, ir, is_constant
+from turnout.graph import attribute, constant_array, element_type, input_at, ir, is_constant, shape_of
 from turnout.provider import No
 from turnout_ort.runtime import onnxruntime
 
@@ -68,24 +68,8 @@ def _rows() -> dict[str, list[Quirk]]:
     return found
 
 
-def _attribute(node: ir.Node, name: str, default: Any) -> Any:
-    attribute = node.attributes.get(name)
-    return default if attribute is None else attribute.value
-
-
-def _input(node: ir.Node, position: int) -> ir.Value | None:
-    return node.inputs[position] if position < len(node.inputs) else None
-
-
-def _dims(value: ir.Value | None) -> list[int | None] | None:
-    """The sizes, None for one that is not known; None as a whole where the rank is not known."""
-    if value is None or value.shape is None:
-        return None
-    return [dim if isinstance(dim, int) else None for dim in value.shape]
-
-
 def _size(value: ir.Value | None) -> int | None:
-    dims = _dims(value)
+    dims = shape_of(value)
     return None if dims is None or None in dims else math.prod(dim for dim in dims if dim is not None)
 
 
@@ -104,47 +88,47 @@ def _scores_mode(node: ir.Node) -> int | None:
     """Which scores the fourth output holds; None where nobody reads it."""
     if len(node.outputs) < 4 or not node.outputs[3].name:
         return None
-    return int(_attribute(node, "qk_matmul_output_mode", 0))
+    return int(attribute(node, "qk_matmul_output_mode", 0))
 
 
 def _hides(node: ir.Node) -> bool:
     """Whether it hides keys by itself, with -inf: a float mask may, but then the -inf is the model's own."""
-    mask = _input(node, 3)
-    windows = (_attribute(node, f"{side}_window_size", -1) for side in ("left", "right"))
+    mask = input_at(node, 3)
+    windows = (attribute(node, f"{side}_window_size", -1) for side in ("left", "right"))
     return bool(
-        _attribute(node, "is_causal", 0)
+        attribute(node, "is_causal", 0)
         or (mask is not None and element_type(mask) == ir.DataType.BOOL)
-        or _input(node, 6) is not None
+        or input_at(node, 6) is not None
         or any(size >= 0 for size in windows)
     )
 
 
 def _biased(node: ir.Node) -> bool:
-    return _hides(node) or _input(node, 3) is not None
+    return _hides(node) or input_at(node, 3) is not None
 
 
 def _capped(node: ir.Node) -> bool:
-    return float(_attribute(node, "softcap", 0.0)) != 0
+    return float(attribute(node, "softcap", 0.0)) != 0
 
 
-def _heads(node: ir.Node, position: int, attribute: str) -> int | None:
-    dims = _dims(_input(node, position))
+def _heads(node: ir.Node, position: int, name: str) -> int | None:
+    dims = shape_of(input_at(node, position))
     if dims is not None and len(dims) == 4:
         return dims[1]
-    heads = _attribute(node, attribute, None)
+    heads = attribute(node, name, None)
     return None if heads is None else int(heads)
 
 
 def _per_head_mask_of_grouped_queries(node: ir.Node) -> bool:
-    mask = _dims(_input(node, 3))
+    mask = shape_of(input_at(node, 3))
     queries, keys = _heads(node, 0, "q_num_heads"), _heads(node, 1, "kv_num_heads")
     return mask is not None and len(mask) == 4 and mask[1] == queries and None not in (queries, keys) and queries != keys
 
 
 def _short_mask(node: ir.Node) -> bool:
     """A mask for fewer keys than there are: ONNX hides the rest."""
-    mask, keys, past = (_dims(_input(node, position)) for position in (3, 1, 4))
-    if not mask or not keys or (past is None and _input(node, 4) is not None):
+    mask, keys, past = (shape_of(input_at(node, position)) for position in (3, 1, 4))
+    if not mask or not keys or (past is None and input_at(node, 4) is not None):
         return False
     columns, own, before = mask[-1], keys[-2], 0 if past is None else past[-2]
     return columns is not None and own is not None and before is not None and columns < own + before
@@ -154,24 +138,24 @@ def _short_mask(node: ir.Node) -> bool:
 
 
 def _many_zero_points(position: int) -> Callable[[ir.Node], bool]:
-    return lambda node: (_size(_input(node, position)) or 0) > 1
+    return lambda node: (_size(input_at(node, position)) or 0) > 1
 
 
 def _empty_bool(node: ir.Node) -> bool:
-    value = _input(node, 0)
+    value = input_at(node, 0)
     return value is not None and element_type(value) == ir.DataType.BOOL and _size(value) == 0
 
 
 def _unpools_to_other_width(node: ir.Node) -> bool:
     """An output shape of its own: an index still counts in the shape that follows from the window, the same but in height."""
-    dims, wanted = _dims(_input(node, 0)), _constant(_input(node, 2))
-    if _input(node, 2) is None:
+    dims, wanted = shape_of(input_at(node, 0)), _constant(input_at(node, 2))
+    if input_at(node, 2) is None:
         return False
     if dims is None or wanted is None or len(wanted) != len(dims):
         return True
-    kernel = _attribute(node, "kernel_shape", ())
+    kernel = attribute(node, "kernel_shape", ())
     rank = len(kernel)
-    strides, pads = _attribute(node, "strides", [1] * rank), _attribute(node, "pads", [0] * 2 * rank)
+    strides, pads = attribute(node, "strides", [1] * rank), attribute(node, "pads", [0] * 2 * rank)
     for axis in range(1, rank):
         size = dims[2 + axis]
         if size is None or wanted[2 + axis] != (size - 1) * strides[axis] + kernel[axis] - pads[axis] - pads[axis + rank]:
@@ -184,27 +168,27 @@ def _unpools_to_other_width(node: ir.Node) -> bool:
 
 def _scaled_lengths(node: ir.Node) -> list[tuple[int, float, float]]:
     """(length, scale, their product) of each axis that is scaled by a constant; [] where that is not known."""
-    dims, scales = _dims(_input(node, 0)), _constant(_input(node, 2))
+    dims, scales = shape_of(input_at(node, 0)), _constant(input_at(node, 2))
     if (node.version or 11) < 11 or dims is None or scales is None or not scales.size:
         return []
-    axes = _attribute(node, "axes", range(len(dims)))
+    axes = attribute(node, "axes", range(len(dims)))
     pairs = [(dims[axis], float(scale)) for axis, scale in zip(axes, scales, strict=False)]
     return [(length, scale, length * scale) for length, scale in pairs if length is not None]
 
 
 def _aligns_corners_of_a_fraction(node: ir.Node) -> bool:
     """Scales that are computed in the model are refused too: whoever computes a whole length gives it as `sizes`."""
-    if _attribute(node, "coordinate_transformation_mode", "half_pixel") != "align_corners":
+    if attribute(node, "coordinate_transformation_mode", "half_pixel") != "align_corners":
         return False
-    scales = _input(node, 2)
+    scales = input_at(node, 2)
     if (node.version or 11) >= 11 and scales is not None and not is_constant(scales):
-        return _input(node, 3) is None
+        return input_at(node, 3) is None
     return any(scale != 1 and exact % 1 and exact >= 2 for _, scale, exact in _scaled_lengths(node))
 
 
 def _resizes_to_the_same_size(node: ir.Node) -> bool:
     lengths = _scaled_lengths(node)
-    dims = _dims(_input(node, 0))
+    dims = shape_of(input_at(node, 0))
     known = dims is not None and None not in dims
     return known and any(scale != 1 for _, scale, _ in lengths) and all(math.floor(exact) == length for length, _, exact in lengths)
 
@@ -217,27 +201,27 @@ def _is_odd_length(length: int | None) -> bool:
 
 
 def _transforms_odd_length(node: ir.Node) -> bool:
-    value, wanted = _input(node, 0), _input(node, 1)
+    value, wanted = input_at(node, 0), input_at(node, 1)
     if value is None or element_type(value) != ir.DataType.FLOAT:
         return False
     if wanted is not None:
         given = _constant(wanted)
         return given is not None and _is_odd_length(int(given.reshape(-1)[0]))
-    halved = _attribute(node, "onesided", 0) and _attribute(node, "inverse", 0)
+    halved = attribute(node, "onesided", 0) and attribute(node, "inverse", 0)
     return any(length is not None and _is_odd_length(2 * (length - 1) if halved else length) for length in _dft_lengths(node))
 
 
 def _dft_lengths(node: ir.Node) -> list[int | None]:
     """The length along the axis of the transform; all of them where the axis is not known."""
-    dims = _dims(_input(node, 0))
+    dims = shape_of(input_at(node, 0))
     if not dims:
         return []
     if (node.version or 20) < 20:
-        axis = int(_attribute(node, "axis", 1))
-    elif _input(node, 2) is None:
+        axis = int(attribute(node, "axis", 1))
+    elif input_at(node, 2) is None:
         axis = -2
     else:
-        given = _constant(_input(node, 2))
+        given = _constant(input_at(node, 2))
         if given is None:
             return dims[:-1]
         axis = int(given.reshape(-1)[0])
@@ -245,11 +229,11 @@ def _dft_lengths(node: ir.Node) -> list[int | None]:
 
 
 def _frames_of_odd_length(node: ir.Node) -> bool:
-    value = _input(node, 0)
+    value = input_at(node, 0)
     if value is None or element_type(value) != ir.DataType.FLOAT:
         return False
-    wanted = _constant(_input(node, 3))
-    return _is_odd_length(_size(_input(node, 2)) if wanted is None else int(wanted.reshape(-1)[0]))
+    wanted = _constant(input_at(node, 3))
+    return _is_odd_length(_size(input_at(node, 2)) if wanted is None else int(wanted.reshape(-1)[0]))
 
 
 # what ends the process
@@ -257,18 +241,18 @@ def _frames_of_odd_length(node: ir.Node) -> bool:
 
 def _rankless(*positions: int) -> Callable[[ir.Node], bool]:
     """Whether one of the inputs is there and nobody knows its rank."""
-    return lambda node: any(_input(node, one) is not None and _dims(_input(node, one)) is None for one in positions)
+    return lambda node: any(input_at(node, one) is not None and shape_of(input_at(node, one)) is None for one in positions)
 
 
 def _has_bad_window(node: ir.Node) -> bool:
-    window = _input(node, 2)
-    dims = _dims(window)
+    window = input_at(node, 2)
+    dims = shape_of(window)
     return window is not None and (dims is None or len(dims) != 1 or 0 in dims)
 
 
 def _has_unsure_length(node: ir.Node) -> bool:
-    length = _constant(_input(node, 3))
-    return _input(node, 3) is not None and (length is None or length.size != 1 or int(length.reshape(-1)[0]) < 1)
+    length = _constant(input_at(node, 3))
+    return input_at(node, 3) is not None and (length is None or length.size != 1 or int(length.reshape(-1)[0]) < 1)
 
 
 def fragile(node: ir.Node) -> ir.Value | None:
@@ -276,12 +260,12 @@ def fragile(node: ir.Node) -> ir.Value | None:
     if node.domain not in ("", "ai.onnx"):
         return None
     if node.op_type in ("CausalConvWithState", "GRU", "LSTM") or (node.op_type == "Unique" and "axis" in node.attributes):
-        return _input(node, 0)
-    return _input(node, 2) if node.op_type == "STFT" else None
+        return input_at(node, 0)
+    return input_at(node, 2) if node.op_type == "STFT" else None
 
 
 def _is_empty(node: ir.Node) -> bool:
-    dims = _dims(fragile(node))
+    dims = shape_of(fragile(node))
     return dims is not None and 0 in dims
 
 
@@ -297,17 +281,17 @@ def _takes(*types: ir.DataType) -> Callable[[ir.Node], bool]:
 
 
 def _fills_with_float8(node: ir.Node) -> bool:
-    value = _attribute(node, "value", None)
+    value = attribute(node, "value", None)
     return value is not None and value.dtype in _FLOAT8
 
 
 def _reads_small_floats(node: ir.Node) -> bool:
     """A Cast of strings to a type that Python's buffers do not have."""
-    return _takes(ir.DataType.STRING)(node) and _attribute(node, "to", 0) in {*_FLOAT8, ir.DataType.BFLOAT16}
+    return _takes(ir.DataType.STRING)(node) and attribute(node, "to", 0) in {*_FLOAT8, ir.DataType.BFLOAT16}
 
 
 def _multiplies_nothing(node: ir.Node) -> bool:
-    dims = _dims(_input(node, 0))
+    dims = shape_of(input_at(node, 0))
     return _takes(ir.DataType.UINT32, ir.DataType.UINT64)(node) and bool(dims) and dims is not None and dims[-1] == 0
 
 
@@ -315,52 +299,52 @@ def _multiplies_nothing(node: ir.Node) -> bool:
 
 
 def _pads_by_itself(node: ir.Node) -> bool:
-    return str(_attribute(node, "auto_pad", "NOTSET")).startswith("SAME")
+    return str(attribute(node, "auto_pad", "NOTSET")).startswith("SAME")
 
 
 def _pads_dilated(node: ir.Node) -> bool:
-    return _pads_by_itself(node) and any(dilation != 1 for dilation in _attribute(node, "dilations", ()))
+    return _pads_by_itself(node) and any(dilation != 1 for dilation in attribute(node, "dilations", ()))
 
 
 def _pads_less_than_nothing(node: ir.Node) -> bool:
     """Where the windows do not even reach the end, so that nothing is to be padded."""
-    dims, kernel = _dims(_input(node, 0)), _attribute(node, "kernel_shape", ())
+    dims, kernel = shape_of(input_at(node, 0)), attribute(node, "kernel_shape", ())
     if not _pads_by_itself(node) or dims is None or len(dims) != len(kernel) + 2:
         return False
-    sizes = zip(dims[2:], kernel, _attribute(node, "strides", [1] * len(kernel)), strict=True)
+    sizes = zip(dims[2:], kernel, attribute(node, "strides", [1] * len(kernel)), strict=True)
     return any(length is not None and (-(-length // stride) - 1) * stride + size < length for length, size, stride in sizes)
 
 
 def _pads_by_another_axis(node: ir.Node) -> bool:
     """With operator set 19 and later, the padding at the end of axis i is taken from entry 2i + 1 of `pads`, not from rank + i."""
-    rank = len(_attribute(node, "kernel_shape", ()))
+    rank = len(attribute(node, "kernel_shape", ()))
     if (node.version or 0) < 19 or rank < 2:
         return False
-    pads = _attribute(node, "pads", [0] * 2 * rank)
+    pads = attribute(node, "pads", [0] * 2 * rank)
     differ = any(pads[rank + axis] != pads[2 * axis + 1] for axis in range(rank))
-    return _pads_by_itself(node) or (differ and bool(_attribute(node, "count_include_pad", 0)))
+    return _pads_by_itself(node) or (differ and bool(attribute(node, "count_include_pad", 0)))
 
 
 # strings
 
 
 def _needs_missing_locale(node: ir.Node) -> bool:
-    changes = _attribute(node, "case_change_action", "NONE") != "NONE"
-    compares = not _attribute(node, "is_case_sensitive", 0) and bool(_attribute(node, "stopwords", ()))
-    return (changes or compares) and not _has_locale(_attribute(node, "locale", "") or "en_US.UTF-8")
+    changes = attribute(node, "case_change_action", "NONE") != "NONE"
+    compares = not attribute(node, "is_case_sensitive", 0) and bool(attribute(node, "stopwords", ()))
+    return (changes or compares) and not _has_locale(attribute(node, "locale", "") or "en_US.UTF-8")
 
 
 def _compares_with_missing_locale(node: ir.Node) -> bool:
-    return bool(_attribute(node, "stopwords", ())) and not _has_locale(_attribute(node, "locale", "") or "en_US.UTF-8")
+    return bool(attribute(node, "stopwords", ())) and not _has_locale(attribute(node, "locale", "") or "en_US.UTF-8")
 
 
 def _gathers_rows_of_strings(node: ir.Node) -> bool:
     """More than one string per index, as far as that is known."""
-    value = _input(node, 0)
-    dims = _dims(value)
+    value = input_at(node, 0)
+    dims = shape_of(value)
     if value is None or element_type(value) != ir.DataType.STRING or not dims:
         return False
-    axis = int(_attribute(node, "axis", 0)) % len(dims)
+    axis = int(attribute(node, "axis", 0)) % len(dims)
     return any(dim != 1 for dim in dims[axis + 1 :])
 
 
@@ -445,14 +429,14 @@ QUIRKS: Sequence[Quirk] = (
     Quirk(
         ("Attention",),
         "does not look at Attention's nonpad_kv_seqlen",
-        lambda node: _input(node, 6) is not None,
+        lambda node: input_at(node, 6) is not None,
         until=(1, 25),
         evidence=("test_attention_4d_gqa_causal_nonpad_decode",),
     ),
     Quirk(
         ("Attention",),
         "puts Attention's causal mask in the wrong place where nonpad_kv_seqlen is given",
-        lambda node: bool(_attribute(node, "is_causal", 0)) and _input(node, 6) is not None,
+        lambda node: bool(attribute(node, "is_causal", 0)) and input_at(node, 6) is not None,
         until=(1, 28),
         evidence=("test_attention_4d_causal_nonpad_batch_prefill", "test_attention_4d_causal_nonpad_continued_prefill"),
     ),
@@ -516,7 +500,7 @@ QUIRKS: Sequence[Quirk] = (
     Quirk(
         ("GRU", "LSTM", "RNN"),
         "has no recurrent kernels for the batch-first layout (layout=1)",
-        lambda node: bool(_attribute(node, "layout", 0)),
+        lambda node: bool(attribute(node, "layout", 0)),
         evidence=("test_gru_batchwise", "test_lstm_batchwise", "test_simple_rnn_batchwise"),
     ),
     Quirk(

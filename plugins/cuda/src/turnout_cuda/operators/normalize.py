@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from turnout.graph import attribute, ir
 from turnout_cuda.array import Array
 from turnout_cuda.call import Call, Given
 from turnout_cuda.element import FLOATS
@@ -128,9 +129,8 @@ def batch_normalization(call: Call) -> Array:
     return call.formula(text, [x, *channels], x.element, x.shape)
 
 
-def _training(node: object) -> bool:
-    found = node.attributes.get("training_mode")  # type: ignore[attr-defined]
-    return bool(found is not None and found.value) or sum(bool(value.name) for value in node.outputs) > 1  # type: ignore[attr-defined]
+def _training(node: ir.Node) -> bool:
+    return bool(attribute(node, "training_mode", 0)) or sum(bool(value.name) for value in node.outputs) > 1
 
 
 @operator("MeanVarianceNormalization", since=9, takes=(FLOATS,))

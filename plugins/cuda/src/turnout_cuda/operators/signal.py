@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
+from turnout.graph import attribute, ir
 from turnout_cuda.array import Array
 from turnout_cuda.call import Call, Given
-from turnout_cuda.element import ELEMENTS, FLOATS, INDEX, NUMBERS, element_of
+from turnout_cuda.element import FLOATS, INDEX, NUMBERS, element_of
 from turnout_cuda.kernel import Declaration, declare, operator
 from turnout_cuda.source import coordinates
 
@@ -22,9 +23,8 @@ def _window(name: str, formula: str) -> None:
         body = f"const double t = 2. * i / points; y[i] = down<Y>({formula});"
         return call.each(call.new((size,), element), body, points=max(points, 1))
 
-    def refuses(node: object) -> str:
-        found = node.attributes.get("output_datatype")  # type: ignore[attr-defined]
-        element = element_of(found.value) if found is not None else ELEMENTS["float32"]
+    def refuses(node: ir.Node) -> str:
+        element = element_of(attribute(node, "output_datatype", ir.DataType.FLOAT))
         return "" if element is not None and element.name in NUMBERS else f"the {name} kernel makes numbers"
 
     declare(Declaration(name, rule, since=17, takes=(INDEX,), host=(0,), refuses=refuses))
