@@ -2,15 +2,20 @@
 
 tests/cuda/budget.json holds, by operator and element type, the registers and the bytes spilled that the kernels of its first plain case
 take on each architecture (in the order of `ARCHITECTURES`). A kernel that takes more than a tenth more registers, or spills more, fails;
-so does an operator without a line. `--write` writes the file anew. No GPU is needed.
+so does an operator without a line. `--write` writes the file anew, or the lines of the operators that it is given. No GPU is needed.
 """
 
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from language_cases import FAMILIES, TextCase
 
 from turnout.errors import TurnoutError
+from turnout.graph import ir
 from turnout.testing.case import Case
 from turnout.testing.made import groups
 from turnout.testing.onnx_cases import onnx_cases
@@ -26,7 +31,7 @@ SLACK = 1.1
 
 def cases(only: list[str]) -> dict[str, Case]:
     """The first plain case of each operator and element type; for operators without made cases, ONNX's first of that operator alone."""
-    declared = {one.operator for one in declarations()}
+    declared = {one.operator for one in declarations() if not only or one.operator in only}
     found: dict[str, Case] = {}
     for group in groups():
         if group.operator in declared and group.dtype in TYPES:
@@ -40,10 +45,20 @@ def cases(only: list[str]) -> dict[str, Case]:
     return {key: case for key, case in found.items() if not only or key.split()[0] in only}
 
 
-def took(case: Case) -> list[list[int]]:
-    """[registers, bytes spilled] on each architecture: the most that one kernel of the case takes."""
+def text_cases(only: list[str]) -> dict[str, TextCase]:
+    """The first case of each kernel of language models."""
+    found: dict[str, TextCase] = {}
+    for family, made in FAMILIES.items():
+        for case in made() if not only or family in only else ():
+            if case.kernel:
+                found.setdefault(case.kernel, case)
+    return found
+
+
+def took(model: ir.Model, inputs: Sequence[Any]) -> list[list[int]]:
+    """[registers, bytes spilled] on each architecture: the most that one kernel of the model takes."""
     try:
-        kernels = list(launches(case.model, case.runs[0]).values())
+        kernels = list(launches(model, inputs).values())
     except TurnoutError:
         return []
     if not kernels:
@@ -58,9 +73,12 @@ def took(case: Case) -> list[list[int]]:
 def main(arguments: list[str]) -> int:
     start = time.perf_counter()
     write = "--write" in arguments
-    known = {} if write or not FILE.exists() else json.loads(FILE.read_text("utf-8"))
-    found = {key: rows for key, case in cases([one for one in arguments if one != "--write"]).items() if (rows := took(case))}
+    only = [one for one in arguments if one != "--write"]
+    known = json.loads(FILE.read_text("utf-8")) if FILE.exists() and (only or not write) else {}
+    found = {key: rows for key, case in cases(only).items() if (rows := took(case.model, case.runs[0]))}
+    found |= {key: rows for key, case in text_cases(only).items() if (rows := took(case.model, list(case.inputs.values())))}
     if write:
+        found = {**known, **found}
         lines = ",\n".join(f" {json.dumps(key)}: {json.dumps(found[key])}" for key in sorted(found))
         FILE.write_text(f"{{\n{lines}\n}}\n", "utf-8")
     wrong = [] if write else [text for key, rows in found.items() if (text := _over(key, rows, known.get(key)))]

@@ -41,6 +41,7 @@ MODULES = (
     "recurrent",
     "attention",
     "signal",
+    "blocks",
 )
 """The modules of `turnout_cuda.operators`: each declares a family."""
 

@@ -12,7 +12,9 @@ from turnout_cuda.kernel import operator
 from turnout_cuda.operators.move import gathered
 from turnout_cuda.source import coordinates
 
-_WRAP = """DEVICE long long wrapped(long long place, long long size) {
+__all__ = ["WRAP"]
+
+WRAP = """DEVICE long long wrapped(long long place, long long size) {
     place += place < 0 ? size : 0;
     return place < 0 ? 0 : place < size ? place : size - 1;
 }"""
@@ -27,7 +29,7 @@ def gather(call: Call) -> Array:
         raise call.wrong("there is nothing to gather from")
     body = "y[i] = x[((i / inner / many) * size + (index)wrapped(places[i / inner % many], size)) * inner + i % inner];"
     inner = math.prod(x.shape[axis + 1 :])
-    return gathered(call, y, body, x, places, functions=_WRAP, inner=inner, many=places.size, size=x.shape[axis])
+    return gathered(call, y, body, x, places, functions=WRAP, inner=inner, many=places.size, size=x.shape[axis])
 
 
 @operator("GatherElements", since=11, takes=(ANY, INDEX))
@@ -37,7 +39,7 @@ def gather_elements(call: Call) -> Array:
     decode = coordinates("i", ["", *(f"n{k}" for k in range(1, x.ndim))], "c")
     at = " + ".join(f"(index)wrapped(places[i], size) * s{k}" if k == axis else f"c{k} * s{k}" for k in range(x.ndim))
     y = call.new(places.shape, x.element)
-    return gathered(call, y, f"{decode} y[i] = x[{at}];", x, places, functions=_WRAP, n=list(places.shape), s=steps, size=x.shape[axis])
+    return gathered(call, y, f"{decode} y[i] = x[{at}];", x, places, functions=WRAP, n=list(places.shape), s=steps, size=x.shape[axis])
 
 
 def _place_of(depth: int, name: str = "places") -> str:
@@ -58,7 +60,7 @@ def gather_nd(call: Call) -> Array:
     size = math.prod(x.shape[batch : batch + depth])
     body = f"const index row = i / inner; y[i] = x[(row / rows * size + {_place_of(depth)}) * inner + i % inner];"
     dims = list(x.shape[batch : batch + depth])
-    return gathered(call, y, body, x, places, functions=_WRAP, inner=inner, rows=rows, size=size, d=dims)
+    return gathered(call, y, body, x, places, functions=WRAP, inner=inner, rows=rows, size=size, d=dims)
 
 
 _JOIN = {"none": "u", "add": "o + u", "mul": "o * u", "min": "smaller(o, u)", "max": "larger(o, u)"}
@@ -111,7 +113,7 @@ def scatter_elements(call: Call) -> Array:
         body,
         count=math.prod(lines) if many else 0,
         also=["y"],
-        functions=_WRAP,
+        functions=WRAP,
         places=places,
         updates=updates,
         n=lines or [1],
@@ -136,7 +138,7 @@ def scatter_nd(call: Call) -> Array:
     body = f"{loop}{{ const index at = {_place_of(depth)} * inner + i % inner, from = row * inner + i % inner; "
     body += _storing(call, "at", "from") + " }"
     dims = list(x.shape[:depth])
-    return call.each(y, body, count=count, also=["y"], functions=_WRAP, places=places, updates=updates, inner=inner, rows=rows, d=dims)
+    return call.each(y, body, count=count, also=["y"], functions=WRAP, places=places, updates=updates, inner=inner, rows=rows, d=dims)
 
 
 @operator("TensorScatter", since=24, takes=(ANY, ANY, INDEX))

@@ -1,0 +1,211 @@
+"""Matrices of 2, 4 or 8 bits in blocks: products with them, and rows of them.
+
+Source of the layouts: onnxruntime, docs/ContribOperators.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from turnout_cuda.array import Array
+from turnout_cuda.call import Call, Given
+from turnout_cuda.element import INDEX, Types
+from turnout_cuda.kernel import operator
+from turnout_cuda.operators.index import WRAP
+from turnout_cuda.templates import launch_file
+
+__all__ = ["MICROSOFT", "TEXT_FLOATS", "Blocks", "block_product"]
+
+MICROSOFT = "com.microsoft"
+TEXT_FLOATS: Types = frozenset({"float32", "float16", "bfloat16"})
+"""What language models compute in."""
+
+_BYTES: Types = frozenset({"uint8"})
+_WIDTHS = {2: 8, 4: 16, 8: 16}
+"""Bits to the bytes of a load: 32 numbers at most, which is what registers hold of x at once."""
+FEW = 4
+"""Rows of x up to which the product is bound by the bytes of the matrix, and each number of it meets every row in registers."""
+_WARPS = 8
+_ENOUGH = 4096
+"""Warps that fill a large GPU: 32 on each of 128 multiprocessors."""
+
+
+class Blocks:
+    """A matrix [N, K] of numbers in blocks, and how a kernel walks over it. Raises InvalidInput where its parts do not fit together.
+
+    offsets: float [N, blocks], which is added to each weight of a block; None for none.
+    """
+
+    def __init__(self, call: Call, values: Array, scales: Array, zeros: Array | None, offsets: Array | None = None) -> None:
+        self.k, self.n = int(call.attribute("K")), int(call.attribute("N"))
+        self.bits, self.block = int(call.attribute("bits", 4)), int(call.attribute("block_size"))
+        self.blocks = -(-self.k // self.block)
+        row = self.blocks * self.block * self.bits // 8
+        if values.nbytes != self.n * row or scales.size != self.n * self.blocks:
+            raise call.wrong(f"the blocks are not those of a matrix of {self.n} by {self.k}")
+        self.chunk = math.gcd(row, _WIDTHS[self.bits])
+        self.each = self.chunk * 8 // self.bits
+        self.values, self.scales, self.zeros, self.offsets = values, scales, zeros, offsets
+        packed = zeros is not None and zeros.element.name == "uint8"
+        due = self.n * (-(-self.blocks * self.bits // 8) if packed else self.blocks)
+        if zeros is not None and zeros.size != due:
+            raise call.wrong(f"{zeros.size} zero points are given where {due} are due")
+        self.zero = 0 if zeros is None else 1 if packed else 2
+
+    @property
+    def constants(self) -> Mapping[str, int]:
+        """What blocks.cuh wants to know."""
+        return {"BITS": self.bits, "BLOCK": self.block, "CHUNK": self.chunk, "ZERO": self.zero, "OFFSETS": int(self.offsets is not None)}
+
+    @property
+    def arrays(self) -> dict[str, Array]:
+        """The parts by the names that kernels know them by; scales stand in for what is not there."""
+        return {
+            "w": self.values,
+            "scales": self.scales,
+            "zeros": self.scales if self.zeros is None else self.zeros,
+            "offsets": self.scales if self.offsets is None else self.offsets,
+        }
+
+
+def _refuses(node: object) -> str:
+    found = node.attributes  # type: ignore[attr-defined]
+    bits = found["bits"].value if "bits" in found else 4
+    block = found["block_size"].value if "block_size" in found else 0
+    if bits not in _WIDTHS:
+        return f"the {node.op_type} kernel takes 2, 4 or 8 bits, not {bits}"  # type: ignore[attr-defined]
+    if block not in (16, 32, 64, 128, 256):
+        return f"the {node.op_type} kernel takes blocks of 16 to 256, not {block}"  # type: ignore[attr-defined]
+    if len(node.inputs) > 4 and node.inputs[4] is not None:  # type: ignore[attr-defined]
+        return "the MatMulNBits kernel takes no order of columns (g_idx)"
+    return ""
+
+
+@operator(
+    "MatMulNBits",
+    domain=MICROSOFT,
+    takes=(TEXT_FLOATS, _BYTES, TEXT_FLOATS, _BYTES | TEXT_FLOATS, INDEX, TEXT_FLOATS),
+    refuses=_refuses,
+)
+def matmul_n_bits(call: Call) -> Array:
+    """A product with a quantised matrix. accuracy_level only allows to compute less exactly: sums are float32 here throughout."""
+    blocks = Blocks(call, call.input(1), call.input(2), call.optional(3))
+    return block_product(call, call.x, blocks, call.optional(5))
+
+
+def block_product(call: Call, x: Array, blocks: Blocks, bias: Array | None) -> Array:
+    """x @ w.T + bias, of x's type."""
+    if not x.ndim or x.shape[-1] != blocks.k:
+        raise call.wrong(f"rows of {blocks.k} are due")
+    y = call.new([*x.shape[:-1], blocks.n], x.element)
+    tokens = x.size // max(blocks.k, 1)
+    if not y.size:
+        return y
+    even = blocks.k % blocks.each == 0 and blocks.k * x.element.size % 16 == 0
+    constants = {**blocks.constants, "EVEN": int(even), "BIAS": int(bias is not None)}
+    arrays = {"x": x, **blocks.arrays, "bias": blocks.scales if bias is None else bias, "y": y}
+    if tokens <= FEW:
+        _few(call, constants, arrays, blocks, tokens)
+    else:
+        _many(call, constants, arrays, blocks, tokens, x)
+    return y
+
+
+def _few(call: Call, constants: Mapping[str, int], arrays: Mapping[str, Array], blocks: Blocks, tokens: int) -> None:
+    rows, split = _shares(blocks, tokens)
+    grid = -(-blocks.n // (_WARPS // split * rows))
+    launch_file(
+        call,
+        "gemv.cu",
+        constants={**constants, "TOKENS": tokens, "ROWS": rows, "SPLIT": split},
+        includes=("blocks.cuh",),
+        arrays=arrays,
+        writes=("y",),
+        numbers={"N": blocks.n, "K": blocks.k, "blocks": blocks.blocks},
+        grid=(grid, 1, 1),
+        block=32 * _WARPS,
+        name=f"gemv_{blocks.bits}_bits",
+    )
+
+
+def _shares(blocks: Blocks, tokens: int) -> tuple[int, int]:
+    """(rows of the matrix for a warp, warps that share a row): more rows use x better, and small matrices have to fill the chip."""
+    rows = next((count for count in (4, 2) if count * tokens <= 4 and blocks.n >= count * _ENOUGH), 1 if tokens > 2 else 2)
+    steps = -(-blocks.k // (32 * blocks.each))
+    split = 1
+    while split < _WARPS and 2 * split <= steps and blocks.n // rows * split < _ENOUGH:
+        split *= 2
+    return rows, split
+
+
+def _many(call: Call, constants: Mapping[str, int], arrays: Mapping[str, Array], blocks: Blocks, tokens: int, x: Array) -> None:
+    halves = x.element.name in ("float16", "bfloat16")
+    tile = _TILES[next(count for count in _TILES if tokens <= count)]
+    if tile["TM"] == 128 and -(-tokens // 128) * -(-blocks.n // 128) < 128:  # too few blocks for the chip
+        tile = _TILES[64]
+    grid = -(-tokens // tile["TM"]) * -(-blocks.n // tile["TN"])
+    launch_file(
+        call,
+        "blocks_gemm.cu",
+        constants={**constants, **tile, "HALVES": int(halves), "H": x.element.c if halves else "float"},
+        includes=("blocks.cuh",),
+        arrays=arrays,
+        writes=("y",),
+        numbers={"M": tokens, "N": blocks.n, "K": blocks.k, "blocks": blocks.blocks},
+        grid=(grid, 1, 1),
+        block=256,
+        name=f"gemm_{blocks.bits}_bits",
+    )
+
+
+_TILES: dict[float, dict[str, int]] = {
+    16: {"TM": 16, "TN": 32, "KT": 256, "MI": 1, "NI": 2},  # four warps share k, so that there are many blocks
+    64: {"TM": 64, "TN": 64, "KT": 128, "MI": 1, "NI": 4},
+    math.inf: {"TM": 128, "TN": 128, "KT": 64, "MI": 2, "NI": 8},
+}
+"""Rows of x at most, to the tile of a block: TM by TN, KT along k; a warp makes 16 * MI by 8 * NI of it."""
+
+
+_PACKED: Types = frozenset({"int4", "uint4"})
+
+
+def _refuses_gather(node: object) -> str:
+    found = {name: attribute.value for name, attribute in node.attributes.items()}  # type: ignore[attr-defined]
+    data = node.inputs[0]  # type: ignore[attr-defined]
+    rank = None if data.shape is None else len(data.shape)
+    if found.get("gather_axis", 0) != 0 or found.get("bits", 4) not in _WIDTHS:
+        return "the GatherBlockQuantized kernel gathers along axis 0, numbers of 2, 4 or 8 bits"
+    last = found.get("quantize_axis", 1)
+    if rank is None or rank < 2 or last % rank != rank - 1:
+        return "the GatherBlockQuantized kernel takes blocks along the last axis"
+    return ""
+
+
+@operator("GatherBlockQuantized", domain=MICROSOFT, takes=(_BYTES | _PACKED, INDEX, TEXT_FLOATS, _BYTES | _PACKED), refuses=_refuses_gather)
+def gather_block_quantized(call: Call) -> Array:
+    """Rows of a quantised table, as numbers of its scales' type."""
+    data, places, scales, zeros = call.x, call.input(1), call.input(2), call.optional(3)
+    packed = data.element.name == "uint8"
+    bits, block = int(call.attribute("bits", 4)), int(call.attribute("block_size", 128))
+    width = data.shape[-1] * (8 // bits if packed else 1)
+    blocks = -(-width // block)
+    inner = math.prod(data.shape[1:-1]) * width
+    if scales.size != data.shape[0] * math.prod(data.shape[1:-1]) * blocks:
+        raise call.wrong(f"{scales.size} scales do not fit {data.shape[0]} rows in blocks of {block}")
+    y = call.new([*places.shape, *data.shape[1:-1], width], scales.element)
+    if y.size and not data.shape[0]:
+        raise call.wrong("there is nothing to gather from")
+    row = "const long long row = wrapped(places[i / inner], rows) * (inner / width) + i % inner / width;"
+    own = "up(data[row * width + k])"
+    centre = str(1 << (bits - 1)) if packed else "0"
+    at_zero = "up(zeros[row * blocks + b])"
+    if packed:
+        mask, each = (1 << bits) - 1, 8 // bits
+        own = f"(data[(row * width + k) / {each}] >> (k % {each} * {bits}) & {mask})"
+        at_zero = f"(zeros[row * ((blocks + {each - 1}) / {each}) + b / {each}] >> (b % {each} * {bits}) & {mask})"
+    given: Given = {} if zeros is None else {"zeros": zeros}
+    number = f"(int){own} - {centre if zeros is None else f'(int){at_zero}'}"
+    body = f"{row} const index k = i % width, b = k / block; y[i] = down<Y>((float)({number}) * up(scales[row * blocks + b]));"
+    sizes: Given = {"inner": inner, "width": width, "rows": data.shape[0], "block": block, "blocks": blocks}
+    return call.each(y, body, functions=WRAP, data=data, places=places, scales=scales, **given, **sizes)

@@ -1,0 +1,56 @@
+"""The kernels of language models in the simulator, against NumPy in float64: python tests/cuda/language.py [--few] [FAMILY ...]
+
+Prints a line for each family, `FAMILY: C cases, off by at most E of the largest number`, and ends with status 1 where one is further off
+than its type's rounding explains, or where the simulator reports anything (races, reads of what was never written, accesses out of bounds).
+--few: every seventh case.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+os.environ["TURNOUT_CUDA"] = "sim"
+
+import numpy as np
+from language_cases import EXPLAINED, FAMILIES, TextCase
+
+import turnout
+import turnout_cudasim
+
+turnout_cudasim.install()
+
+
+def off_by(case: TextCase) -> float:
+    """The largest difference of an output, as a share of its largest number."""
+    with turnout.load(case.model, device="cuda") as model:
+        found = model.run(case.inputs)
+    return max(float(np.abs(found[name].astype(np.float64) - one).max() / np.abs(one).max()) for name, one in case.wanted.items())
+
+
+def main(arguments: list[str]) -> int:
+    few, only = "--few" in arguments, [one for one in arguments if one != "--few"]
+    failed = 0
+    for family, cases in FAMILIES.items():
+        if only and family not in only:
+            continue
+        start, count, most = time.perf_counter(), 0, 0.0
+        for number, case in enumerate(cases()):
+            if few and number % 7:
+                continue
+            off = off_by(case)
+            count, most = count + 1, max(most, off)
+            if not off <= EXPLAINED[case.type]:
+                failed += 1
+                print(f"FAILED {family} {case.what}: off by {off:.2g} of the largest number")
+        print(f"{family}: {count} cases, off by at most {most:.2g} of the largest number ({time.perf_counter() - start:.1f} s)", flush=True)
+    reports = turnout_cudasim.reports()
+    for report in reports[:20]:
+        print(f"REPORT {report}")
+    print(f"simulator: {len(reports)} reports")
+    return 1 if failed or reports else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
