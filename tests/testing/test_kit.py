@@ -205,3 +205,10 @@ def test_what_is_taken_by_a_rewrite_counts_as_claimed():
     assert {"onnx/test_neg", "plain/Neg-13 float", "empty/Neg-13 float", "special/Neg-13 float"} <= passed
     assert {result.detail for result in results if result.outcome == "refused"} == {"dialect has no Neg"}
     assert not [str(result) for result in results if result.outcome in ("failed", "skipped")]
+
+
+def test_shares_are_all_of_it_and_nothing_twice():
+    whole = sorted(result.case for result in run(Clean(), ["operators"], only=["LeakyRelu", "Add"]))
+    parts = [result for which in range(3) for result in run(Clean(), ["operators"], only=["LeakyRelu", "Add"], share=(which, 3))]
+    assert sorted(result.case for result in parts) == whole
+    assert [Result.of_json(result.json()) for result in parts] == parts

@@ -26,14 +26,16 @@ def run(
     require: bool = False,
     progress: Progress | None = None,
     only: Sequence[str] | None = None,
+    share: tuple[int, int] = (0, 1),
 ) -> Iterator[Result]:
     """Runs the kit on a provider, best device first, and yields what it finds as it finds it.
 
     provider: the name of an installed one ("cpu"), one of its devices ("cuda:1"), or a Provider. levels: names out of `LEVELS`, None for
     all. require: what is skipped counts as failed. progress: told what is looked at next. only: names of operators, to look at no others.
+    share: (2, 5) is the third of five shares of the operators' cases, for a process that is one of five.
     Raises NoSuchDevice where no such provider is installed, and ValueError for a level that there is not.
     """
-    for result in Kit(provider, only).run(levels, progress):
+    for result in Kit(provider, only, share).run(levels, progress):
         yield strictly(result) if require else result
 
 
@@ -48,11 +50,12 @@ def levels_of(names: Sequence[str] | None) -> tuple[str, ...]:
 class Kit:
     """The kit for one provider. Levels may be run one by one: what one has found out, the next need not find out again."""
 
-    def __init__(self, provider: str | Provider, only: Sequence[str] | None = None) -> None:
+    def __init__(self, provider: str | Provider, only: Sequence[str] | None = None, share: tuple[int, int] = (0, 1)) -> None:
         name, _, index = provider.partition(":") if isinstance(provider, str) else (provider.name, "", "")
         self.provider = finding.find(name) if isinstance(provider, str) else provider
         self._index = int(index or 0)
         self._only = only
+        self._share = share
         self._subject: Subject | None = None
 
     def run(self, levels: Sequence[str] | None = None, progress: Progress | None = None) -> Iterator[Result]:
@@ -94,7 +97,7 @@ class Kit:
         if self._subject is None:
             from turnout.testing.subject import Subject
 
-            self._subject = Subject(self.provider, device)
+            self._subject = Subject(self.provider, device, self._share)
         return ""
 
 

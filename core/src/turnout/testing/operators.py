@@ -6,6 +6,7 @@ written to and outputs that are inputs are matters of honesty, and are reported 
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
@@ -53,11 +54,12 @@ def sweep(subject: Subject, only: Only = None, progress: Progress | None = None)
 
 
 def _swept(subject: Subject, only: Only, progress: Progress) -> Iterator[Result]:
-    for case in onnx_cases():
+    which, shares = subject.share
+    for case in itertools.islice(onnx_cases(), which, None, shares):
         if only is None or (case.operators and all(name in only for _, name, _ in case.operators)):
             progress(case.name)
             yield from attempt(subject, case)
-    for group in groups():
+    for group in itertools.islice(groups(), which, None, shares):
         if only is not None and group.operator not in only:
             continue
         plain, *others = group.cases

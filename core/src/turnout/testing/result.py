@@ -45,6 +45,12 @@ class Result:
         """One line of JSON."""
         return json.dumps(asdict(self))
 
+    @classmethod
+    def of_json(cls, line: str) -> Result:
+        """What `json` wrote."""
+        found = json.loads(line)
+        return cls(**{**found, "operators": tuple((domain, name, since) for domain, name, since in found["operators"])})
+
     def __str__(self) -> str:
         return f"{self.level} {self.case}: {self.outcome}" + (f": {self.detail}" if self.detail else "")
 

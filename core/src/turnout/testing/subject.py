@@ -24,10 +24,14 @@ __all__ = ["Subject"]
 
 @dataclass
 class Subject:
-    """A provider and a device of its. `swept`: what the sweep over all operator cases found, once it is through."""
+    """A provider and a device of its. `swept`: what the sweep over all operator cases found, once it is through.
+
+    share: (2, 5) sweeps over the third of five shares of the cases, as one of several processes does.
+    """
 
     provider: Provider
     device: Device
+    share: tuple[int, int] = (0, 1)
     swept: list[Result] | None = field(default=None, repr=False)
 
     @property

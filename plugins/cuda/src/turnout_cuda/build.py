@@ -1,4 +1,4 @@
-"""From a kernel's source to what a device loads: NVRTC, and a cache of its results on disk.
+"""From a kernel's source to what a device loads: what was built ahead, or NVRTC and a cache of its results on disk.
 
 A cubin is built wherever a real device loads it: a driver refuses PTX that is newer than itself, and takes any cubin of its major
 version. The simulator wants PTX. `target` is the one place that decides.
@@ -6,6 +6,7 @@ version. The simulator wants PTX. `target` is the one place that decides.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import os
@@ -16,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from turnout.errors import CompileError
+from turnout_cuda import cubins
 from turnout_cuda.driver import Gpu
 from turnout_cuda.source import whole
 
-__all__ = ["Target", "Usage", "build", "cache_folder", "compiler_version", "target", "usage"]
+__all__ = ["Target", "Usage", "build", "cache_folder", "compiler_version", "compiles", "key_of", "make", "target", "usage"]
 
 log = logging.getLogger("turnout")
 
@@ -46,14 +48,27 @@ def target(gpu: Gpu) -> Target:
 
 
 def build(source: str, wanted: Target) -> bytes:
-    """The cubin, or PTX, of a kernel source without its prelude: from the cache, or built. Raises CompileError with NVRTC's words."""
-    text = whole(source)
-    path = cache_folder() / f"{_key(text, wanted)}.{'ptx' if wanted.ptx else 'cubin'}"
+    """The cubin, or PTX, of a kernel source without its prelude: built ahead, or from the cache, or built now.
+
+    Raises CompileError with NVRTC's words, or where there is no NVRTC.
+    """
+    ahead = cubins.archive(wanted)
+    if ahead is not None:
+        found = ahead.get(key_of(source, wanted if wanted.ptx else Target(ahead.arch), ahead.compiler))
+        if found is not None:
+            return found
+    if not compiles():
+        there = 0 if ahead is None else len(ahead)
+        raise CompileError(
+            f"a kernel that it wants is not among the {there} built ahead for {wanted.arch}, and NVRTC is not here",
+            hint="pip install nvidia-cuda-nvrtc",
+        )
+    path = cache_folder() / f"{key_of(source, wanted, compiler_version())}.{'ptx' if wanted.ptx else 'cubin'}"
     try:
         return path.read_bytes()
     except OSError:
         pass
-    binary, _ = _compile(text, wanted)
+    binary = make(source, wanted)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
@@ -62,6 +77,11 @@ def build(source: str, wanted: Target) -> bytes:
     except OSError as error:
         log.debug("cannot keep a kernel in %s: %s", path.parent, error)
     return binary
+
+
+def make(source: str, wanted: Target) -> bytes:
+    """The same, by NVRTC whatever is there. Raises CompileError."""
+    return _compile(whole(source), wanted)[0]
 
 
 @dataclass(frozen=True)
@@ -91,10 +111,21 @@ def cache_folder() -> Path:
     return Path(platformdirs.user_cache_dir("turnout", appauthor=False)) / "cuda"
 
 
+@functools.cache
 def compiler_version() -> str:
     """NVRTC's version, "13.5"."""
     _, major, minor = _nvrtc().nvrtcVersion()
     return f"{major}.{minor}"
+
+
+@functools.cache
+def compiles() -> bool:
+    """Whether NVRTC is here."""
+    try:
+        return bool(compiler_version())
+    except Exception as error:  # cuda.pathfinder's own kinds, and whatever a broken library raises
+        log.debug("no NVRTC here: %s", error)
+        return False
 
 
 def _nvrtc() -> Any:
@@ -103,8 +134,9 @@ def _nvrtc() -> Any:
     return nvrtc
 
 
-def _key(text: str, wanted: Target) -> str:
-    parts = "\0".join((text, wanted.option, *_OPTIONS, compiler_version()))
+def key_of(source: str, wanted: Target, compiler: str) -> str:
+    """What a kernel is kept by: its source, the options, the compiler's version and the architecture, in one number."""
+    parts = "\0".join((whole(source), wanted.option, *_OPTIONS, compiler))
     return hashlib.sha256(parts.encode()).hexdigest()[:40]
 
 

@@ -44,6 +44,7 @@ class Context:
 
         self.gpu = gpu
         self.target = build.target(gpu)
+        self.fuses = build.compiles()  # a fused chain is a kernel that nobody could build ahead
         self.driver = driver
         self.lost = False
         self._lock = threading.Lock()

@@ -22,13 +22,16 @@ __all__ = ["launches", "steps"]
 class _Nowhere:
     """Stands in for a Context: what is brought there has no address."""
 
+    def __init__(self, fuses: bool) -> None:
+        self.fuses = fuses
+
     def upload(self, array: np.ndarray[Any, Any]) -> Any:
         return self
 
     address = 0
 
 
-def steps(model: ir.Model, inputs: Sequence[Any]) -> list[Launch | Move]:
+def steps(model: ir.Model, inputs: Sequence[Any], *, fuses: bool = True) -> list[Launch | Move]:
     """The launches and copies of a model at these inputs, up to the first value that a shape depends on and only a device has.
 
     Raises CompileError where a node has no kernel, and RunError where the shapes do not fit.
@@ -46,7 +49,7 @@ def steps(model: ir.Model, inputs: Sequence[Any]) -> list[Launch | Move]:
         arrays[name] = array
     for name, array in arrays.items():
         array.readers = own.readers.get(name, 0)
-    return Trace(own, _Nowhere(), State(0, arrays)).segment().steps  # type: ignore[arg-type]
+    return Trace(own, _Nowhere(fuses), State(0, arrays)).segment().steps  # type: ignore[arg-type]
 
 
 def _array(values: Any) -> Array:
@@ -56,6 +59,6 @@ def _array(values: Any) -> Array:
     return Array(values.shape, element, host=values)
 
 
-def launches(model: ir.Model, inputs: Sequence[Any]) -> Mapping[str, Launch]:
+def launches(model: ir.Model, inputs: Sequence[Any], *, fuses: bool = True) -> Mapping[str, Launch]:
     """The kernels of a model at these inputs, by entry name."""
-    return {step.entry: step for step in steps(model, inputs) if isinstance(step, Launch)}
+    return {step.entry: step for step in steps(model, inputs, fuses=fuses) if isinstance(step, Launch)}

@@ -143,7 +143,7 @@ class CudaExecutable(Executable):
         try:
             return Prepared(Trace(self._partition, self._context, state).segment(), self._context)
         except CompileError as error:  # kernels are built when the shapes are known, and so in a run
-            raise RunError(error.message, hint="report it to turnout-cuda, with the model") from error
+            raise RunError(error.message, hint=error.hint or "report it to turnout-cuda, with the model") from error
 
     # runs
 

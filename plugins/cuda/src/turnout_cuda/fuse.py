@@ -45,7 +45,7 @@ def _visit(trace: Trace, array: Array, root: Array, body: _Body) -> str:
     """The C++ name of an array's value in work type."""
     formula = array.formula
     own = array is root
-    if formula is None or not (own or (array.readers == 1 and array.shape == root.shape and _fits(body))):
+    if formula is None or not (own or (trace.fuses and array.readers == 1 and array.shape == root.shape and _fits(body))):
         trace.settle(array)
         if array not in body.leaves:
             body.leaves.append(array)

@@ -134,7 +134,10 @@ def _missing() -> str:
     """The first package that is needed and not here."""
     from importlib.util import find_spec
 
-    for module, package in (("cuda.bindings", "cuda-bindings"), ("nvidia", "nvidia-cuda-nvrtc")):
+    from turnout_cuda.cubins import PACKAGE
+
+    built_ahead = find_spec(PACKAGE) is not None
+    for module, package in (("cuda.bindings", "cuda-bindings"), *([] if built_ahead else [("nvidia", "nvidia-cuda-nvrtc")])):
         try:
             there = find_spec(module) is not None
         except ModuleNotFoundError:

@@ -64,6 +64,7 @@ class Trace:
     def __init__(self, partition: Partition, context: Context, state: State) -> None:
         self._partition = partition
         self._context = context
+        self.fuses = context.fuses
         self._state = state
         self._steps: list[Launch | Move] = []
         self._constants: list[Any] = []
