@@ -111,7 +111,7 @@ def test_a_maker_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
 def _make(path: Path, results: Any) -> None:
     for _ in range(20):
         found = Store(path, 1 << 30).arrays(numbers(7))
-        results.put(found is not None and bool((found["n"] == 7).all()))
+        results.put(found is not None and bool((found["n"][0] == 7).all()))
         path.unlink(missing_ok=True)
 
 

@@ -19,7 +19,7 @@ from turnout.verified import wrong
 if TYPE_CHECKING:
     from turnout.formats import Source
     from turnout.model import Model
-    from turnout.plan import NotUsed, Plan
+    from turnout.plan import NotUsed, Partition, Plan
     from turnout.whole import Route
 
 __all__ = ["devices", "load"]
@@ -53,9 +53,8 @@ def load(
     the one device that was named fails to build what it had claimed, InvalidInput for options that nobody knows.
     """
     start = time.perf_counter()
-    from turnout.explain import explanation
     from turnout.formats import open_source
-    from turnout.model import Model
+    from turnout.kept import kept_for
 
     if accuracy not in ("fast", "exact"):
         raise InvalidInput(f"accuracy={accuracy!r} is neither 'fast' nor 'exact'", hint="'fast' is the default")
@@ -64,11 +63,23 @@ def load(
     source = open_source(model, accuracy=accuracy, options=checked)
     name = source.name
     candidates = _ranked(candidates, source.name) if device is None else candidates
+    kept = kept_for(source, candidates, checked)
+    found = kept.open() if kept is not None else None
+    if found is not None:
+        made, counts = found
+        _say(made, counts, "taken from the last load", time.perf_counter() - start)
+        return made
+    from turnout.explain import explanation
+    from turnout.model import Interface, Model
+
     plan, program = _compile(source, candidates, not_used, checked)
-    made = Model(source.origin(), plan, program, lambda: explanation(name, plan))
+    made = Model(source.origin(), Interface.of(plan), program, lambda: explanation(name, plan))
+    if kept is not None:
+        kept.keep(made, plan, program)
     plan.release_weights()
-    seconds = time.perf_counter() - start
-    _say(made, plan, seconds, automatic=device is None)
+    _say(made, plan.nodes_per_device(), "planned and compiled", time.perf_counter() - start, plan.whole)
+    if device is None:
+        _warn(made, plan)
     return made
 
 
@@ -88,11 +99,13 @@ def _compile(source: Source, candidates: Sequence[Candidate], not_used: Sequence
 
 
 def _open_whole(source: Source, candidate: Candidate, not_used: Sequence[NotUsed], options: Mapping[str, Any]) -> Any:
-    from turnout.execute import of_whole, open_whole
+    from turnout.execute import open_whole
+    from turnout.program import of_one
     from turnout.whole import whole_plan
 
     executable = open_whole(source, candidate, options.get(candidate.provider.name))
-    return whole_plan(source, executable, candidate, not_used), of_whole(executable, candidate.device)
+    program = of_one(executable, candidate.device, len(executable.inputs), len(executable.outputs))
+    return whole_plan(source, executable, candidate, not_used), program
 
 
 def _compile_graph(source: Source, candidates: Sequence[Candidate], not_used: Sequence[NotUsed], options: Mapping[str, Any]) -> Any:
@@ -217,17 +230,20 @@ def _section(name: str, kind: Any, given: Any) -> Any:
         raise InvalidInput(f"options[{name!r}]: {where}: {first['msg']}", hint=f"its options are: {fields}") from None
 
 
-def _say(model: Model, plan: Plan, seconds: float, *, automatic: bool) -> None:
-    """One log line, one event, and one warning where nodes landed on the reference provider and nobody asked for it."""
-    counts = plan.nodes_per_device()
+def _say(model: Model, counts: Mapping[str, int], how: str, seconds: float, whole: Partition | None = None) -> None:
+    """One log line, one event."""
     where = ", ".join(f"{count} nodes on {name}" for name, count in counts.items()) or "no nodes"
-    if plan.whole is not None:
-        where = f"{plan.whole.whole} on {plan.whole.device}"
-    log.info("%s: %s; planned and compiled in %.2f s", model.name, where, seconds)
+    if whole is not None:
+        where = f"{whole.whole} on {whole.device}"
+    log.info("%s: %s; %s in %.2f s", model.name, where, how, seconds)
     event = {"event": "load", "model": model.name, "fingerprint": model.fingerprint, "nodes": counts, "seconds": seconds}
     for _ in plugins.calls("turnout_observe", event=event):
         pass
-    if automatic and (slow := counts.get("reference:0")):
+
+
+def _warn(model: Model, plan: Plan) -> None:
+    """A warning where nodes landed on the reference provider, and nobody asked for it."""
+    if slow := plan.nodes_per_device().get("reference:0"):
         reason = next(iter(_slow_reasons(plan)), "no other device takes them")
         warnings.warn(
             f"{model.name}: {slow} nodes run on the reference provider, which is slow: {reason} (model.explain() has the rest)",

@@ -1,6 +1,7 @@
 """What core asks of a graph. The graph itself is `onnx_ir`'s: turnout has no second one.
 
-Import `ir` from here: onnx_ir loads sympy, two seconds of it on a slow machine, for arithmetic on symbolic dimensions that few need.
+Import `ir` from here. It is onnx_ir, loaded at the first look at anything in it: with onnx and protobuf that takes longer than to reopen a
+model whose load was kept. onnx_ir itself loads sympy, two seconds on a slow machine, for arithmetic on symbolic dimensions that few need.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ __all__ = [
     "captures",
     "constant_array",
     "declare_alias",
+    "declare_place",
     "describe",
     "element_type",
     "input_at",
@@ -25,6 +27,7 @@ __all__ = [
     "label",
     "nbytes",
     "partition",
+    "place_of",
     "shape_of",
     "subgraphs",
     "type_name",
@@ -60,13 +63,25 @@ def _import_onnx_ir() -> types.ModuleType:
     return onnx_ir
 
 
+class _LateIr(types.ModuleType):
+    """Stands in for onnx_ir until something in it is looked at, and then has all that it has."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        module = _import_onnx_ir()
+        self.__dict__.update({key: value for key, value in vars(module).items() if not key.startswith("__")})
+        return getattr(module, name)
+
+
 if TYPE_CHECKING:
     import onnx_ir as ir
 else:
-    ir = _import_onnx_ir()
+    ir = _LateIr("onnx_ir")
 
 _WHOLE_FILE = "turnout.whole_file"
 _ALIAS = "turnout.alias"  # a key of a value's metadata, so that it stays with the model in a file
+_PLACE = "turnout.place"
 
 
 def subgraphs(node: ir.Node) -> Iterator[tuple[str, ir.Graph]]:
@@ -143,6 +158,17 @@ def alias_of(output: ir.Value) -> str | None:
     return output.metadata_props.get(_ALIAS) or None
 
 
+def declare_place(tensor: ir.TensorProtocol, file: Path, offset: int) -> None:
+    """Says that a weight's bytes, in its own order, lie in this file from this byte on: whoever keeps the model need not copy them."""
+    tensor.meta[_PLACE] = file, offset
+
+
+def place_of(tensor: ir.TensorProtocol) -> tuple[Path, int] | None:
+    """The file in which a weight's bytes lie, and where; None where it was not declared."""
+    found: tuple[Path, int] | None = tensor.meta.get(_PLACE)
+    return found
+
+
 def label(node: ir.Node, position: int) -> str:
     """The node's name, or operator and position for the many nodes that have none: `Relu#3`."""
     return node.name or f"{node.op_type}#{position}"
@@ -175,11 +201,7 @@ def _type_name(kind: Any) -> str:
 def _tensor_type_name(wrapper: str, kind: Any) -> str:
     if kind.dtype == ir.DataType.UNDEFINED:
         return ""
-    return f"{wrapper}({_ELEMENT_NAMES.get(kind.dtype) or kind.dtype.name.lower()})"
-
-
-# ONNX's type strings differ from the enumeration's names in these only (onnx.defs, OpSchema.TypeConstraintParam)
-_ELEMENT_NAMES = {ir.DataType.FLOAT: "float", ir.DataType.DOUBLE: "double"}
+    return f"{wrapper}({kind.dtype.name.lower()})"
 
 
 def describe(value: ir.Value) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
@@ -15,12 +15,12 @@ from turnout.provider import Executable
 from turnout.tensor import host_value
 
 if TYPE_CHECKING:
-    from turnout.execute import Program
     from turnout.explain import Explanation
     from turnout.formats import Origin
     from turnout.plan import Plan
+    from turnout.program import Program
 
-__all__ = ["Bound", "Model", "ValueInfo"]
+__all__ = ["Bound", "Interface", "Model", "ValueInfo"]
 
 
 _KINDS = {"TensorType": "tensor", "SparseTensorType": "tensor", "SequenceType": "sequence", "OptionalType": "optional"}
@@ -62,17 +62,34 @@ class ValueInfo:
         return self.text
 
 
+@dataclass(frozen=True)
+class Interface:
+    """What a model takes and gives. fingerprint: of its plan. defaults: of inputs that may be left out."""
+
+    inputs: tuple[ValueInfo, ...]
+    outputs: tuple[ValueInfo, ...]
+    fingerprint: str
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, plan: Plan) -> Interface:
+        graph = plan.graph
+        defaults = {value.name or "": constant_array(value) for value in graph.inputs if value.const_value is not None}
+        inputs, outputs = (tuple(ValueInfo.of(value) for value in values) for values in (graph.inputs, graph.outputs))
+        return cls(inputs, outputs, plan.fingerprint, defaults)
+
+
 class Model:
     """A loaded model. Made by `turnout.load`; safe to run from several threads; a context manager that closes it."""
 
-    def __init__(self, origin: Origin, plan: Plan, program: Program, explanation: Callable[[], Explanation]) -> None:
+    def __init__(self, origin: Origin, interface: Interface, program: Program, explanation: Callable[[], Explanation]) -> None:
         self.name = origin.name
         self.origin = origin
         """Where it came from: format, path, and the file's metadata."""
-        self.inputs: tuple[ValueInfo, ...] = tuple(ValueInfo.of(value) for value in plan.graph.inputs)
-        self.outputs: tuple[ValueInfo, ...] = tuple(ValueInfo.of(value) for value in plan.graph.outputs)
-        self.fingerprint: str = plan.fingerprint
-        self._defaults = {value.name or "": constant_array(value) for value in plan.graph.inputs if value.const_value is not None}
+        self.inputs = interface.inputs
+        self.outputs = interface.outputs
+        self.fingerprint = interface.fingerprint
+        self._defaults = interface.defaults
         self._explain = explanation
         self._explanation: Explanation | None = None
         self._program: Program | None = program

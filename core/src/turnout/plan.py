@@ -152,7 +152,7 @@ def _step_identity(step: Partition | Control) -> list[Any]:
 
 
 def _node_identity(node: ir.Node) -> list[Any]:
-    attributes = {name: str(a.value) for name, a in node.attributes.items() if a.type not in _BULKY}
+    attributes = {name: str(a.value) for name, a in node.attributes.items() if a.type.name not in _BULKY}
     return [
         node.domain,
         node.op_type,
@@ -163,7 +163,7 @@ def _node_identity(node: ir.Node) -> list[Any]:
     ]
 
 
-_BULKY = frozenset({ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS, ir.AttributeType.TENSOR, ir.AttributeType.TENSORS})
+_BULKY = frozenset({"GRAPH", "GRAPHS", "TENSOR", "TENSORS"})
 
 
 def plan(

@@ -8,7 +8,8 @@ A provider is one way to run graphs on one family of devices. Three methods are 
 
 Four are optional: `claims` (nodes that only go together), `lower` (rewrites into the provider's own dialect), and `to_device` and
 `to_host` for a provider whose values do not live in host memory. `versions` makes the memory of past probes precise. A provider that
-takes files as they are, as llama.cpp does, says so in `takes_whole` and opens them in `open_whole`: no graph is built then.
+takes files as they are, as llama.cpp does, says so in `takes_whole` and opens them in `open_whole`: no graph is built then. With `keeps`,
+`keep` and `reopen` the second load of a model skips planning and lowering.
 
 Nodes, values and graphs are `onnx_ir` objects. In the graph handed to `compile`, values are wired by name: a value's name is unique
 in it, and a rewrite's replacement nodes give values the names of those that they replace.
@@ -19,6 +20,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
@@ -183,6 +185,27 @@ class Provider(abc.ABC):
         Raises CompileError where it does not open after all: the next device is asked then, unless only this one was named.
         """
         raise NotImplementedError(f"{type(self).__name__} takes sources whole, so it must define open_whole")
+
+    def keeps(self, device: Device) -> str | None:
+        """For a provider whose graphs can be kept on disk: what makes them useless when it changes (versions below, the processor's kind).
+
+        Quick, for it is asked at each load. None, the default, says that nothing is kept.
+        """
+        return None
+
+    def keep(self, graph: ir.GraphView, device: Device, folder: Path) -> bool:
+        """Leaves in an empty folder what `reopen` makes the executable of, for a graph that it compiled; False where it cannot.
+
+        A weight that lies in a file as it is (`turnout.graph.place_of`) is better referred to than copied.
+        """
+        return False
+
+    def reopen(self, folder: Path, device: Device, options: BaseModel | None) -> Executable:
+        """The executable that `compile` would make of the graph, out of what `keep` left in the folder.
+
+        Raises what it likes where that is of no use any more: the model is then loaded as if nothing were kept.
+        """
+        raise NotImplementedError(f"{type(self).__name__} keeps graphs, so it must define reopen")
 
     def to_device(self, array: Any, device: Device) -> Any:
         """Host array (or list, or None) to a value of the device. Called only where `device.on_host` is false."""

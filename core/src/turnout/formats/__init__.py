@@ -59,6 +59,11 @@ class Source(abc.ABC):
         """The unchanged file, for a provider that takes it whole; None where there is none."""
         return None
 
+    def identity(self) -> Any:
+        """Plain data that is another whenever `model()` would be: the file as it is now, and the options that matter. With it turnout
+        may keep what a load came to (kept.py); None, the default, keeps nothing."""
+        return None
+
     def origin(self) -> Origin:
         """What a loaded model keeps of its source."""
         return Origin(self.name, self.format, self.path, self.metadata)

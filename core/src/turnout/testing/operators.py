@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from turnout.errors import RunError, TurnoutError
-from turnout.execute import Program
+from turnout.program import Program
 from turnout.provider import No, Yes
 from turnout.testing.case import Case
 from turnout.testing.made import groups

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 from turnout.assign import ask
 from turnout.device import Device
 from turnout.errors import NoProvider
-from turnout.execute import CompileFailed, Program, build
+from turnout.execute import CompileFailed, build
 from turnout.formats import open_source
 from turnout.ledger import Candidate, Ledger
 from turnout.plan import Plan, plan
+from turnout.program import Program
 from turnout.provider import Provider, Yes
 from turnout.testing.result import Result
 
@@ -90,8 +91,8 @@ class Subject:
     def opened(self, proto: onnx.ModelProto) -> Any:
         """A `turnout.Model` of it, as `turnout.load(..., device=...)` gives. Raises TurnoutError."""
         from turnout.explain import explanation
-        from turnout.model import Model
+        from turnout.model import Interface, Model
 
         source = open_source(proto)
         made = plan(source.model(), [self.candidate])
-        return Model(source.origin(), made, self.built(made), lambda: explanation(source.name, made))
+        return Model(source.origin(), Interface.of(made), self.built(made), lambda: explanation(source.name, made))

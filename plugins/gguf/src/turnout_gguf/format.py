@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from turnout.formats import Format, Source
-from turnout_gguf.reader import Gguf, Metadata, read
+from turnout_gguf.reader import Gguf, opened, read
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -42,13 +43,29 @@ class GgufFormat(Format):
         return GgufSource(file, exact=accuracy == "exact", options=options)
 
 
+class _Metadata(Mapping[str, Any]):
+    """A file's metadata, not read before they are wanted: text asks for the vocabulary, and a load that was kept for nothing."""
+
+    def __init__(self, source: GgufSource) -> None:
+        self._source = source
+
+    def __getitem__(self, key: str) -> Any:
+        return self._source.contents.metadata[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._source.contents.metadata)
+
+    def __len__(self) -> int:
+        return len(self._source.contents.metadata)
+
+
 class GgufSource(Source):
     """One GGUF file. Its metadata are read when they are first asked for, its weights when a provider wants them."""
 
     format = "gguf"
 
     def __init__(self, file: Path | bytes, *, exact: bool = False, options: Options | None = None) -> None:
-        self._file = file
+        self._map = opened(file)  # at once: the metadata that are read later are those of the file that was opened
         self.path = file if isinstance(file, Path) else None
         self._exact = exact
         self._options = options or Options()
@@ -57,12 +74,19 @@ class GgufSource(Source):
     @functools.cached_property
     def contents(self) -> Gguf:
         """Metadata and tensors. Raises InvalidModel."""
-        return read(self._file)
+        return read(self._map, self.name)
 
     @property
-    def metadata(self) -> Metadata:
-        """The file's keys: sizes, vocabulary, chat template ... Raises InvalidModel."""
-        return self.contents.metadata
+    def metadata(self) -> Mapping[str, Any]:
+        """The file's keys: sizes, vocabulary, chat template ... They are read when the first is asked for, and raise InvalidModel then."""
+        return _Metadata(self)
+
+    def identity(self) -> Any:
+        if self.path is None or not self._options.keep:
+            return None
+        from turnout_gguf.store import identity
+
+        return identity(self.path)
 
     def model(self) -> ir.Model:
         from turnout_gguf.decoder import decoder

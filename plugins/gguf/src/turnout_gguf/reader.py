@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from turnout.errors import InvalidModel
 from turnout_gguf.types import TYPES, BlockType
 
-__all__ = ["Gguf", "Metadata", "Strings", "Tensor", "read"]
+__all__ = ["Gguf", "Metadata", "Strings", "Tensor", "opened", "read"]
 
 _MOST_KEYS = 4096  # the largest files known hold some 60
 _MOST_TENSORS = 65536  # the largest files known hold some 2,000
@@ -129,20 +129,22 @@ class Gguf:
         return np.frombuffer(self._buffer, np.uint8, tensor.nbytes, tensor.offset).reshape(rows, -1)
 
 
-def read(file: Path | bytes) -> Gguf:
+def read(file: Path | bytes | memoryview, name: str = "<bytes>") -> Gguf:
     """Opens a file, or its bytes. Raises InvalidModel for whatever is not a sound GGUF of version 2 or 3."""
-    name = file.name if isinstance(file, Path) else "<bytes>"
-    return _Reader(_map(file) if isinstance(file, Path) else memoryview(file), name).read()
+    return _Reader(opened(file), file.name if isinstance(file, Path) else name).read()
 
 
-def _map(path: Path) -> memoryview:
+def opened(file: Path | bytes | memoryview) -> memoryview:
+    """The file mapped into memory, nothing of it read. Raises InvalidModel where that cannot be."""
+    if not isinstance(file, Path):
+        return memoryview(file)
     try:
-        with open(path, "rb") as file:
-            if file.seek(0, 2) == 0:
+        with open(file, "rb") as source:
+            if source.seek(0, 2) == 0:
                 return memoryview(b"")
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            return memoryview(mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ))
     except OSError as error:
-        raise InvalidModel(f"{path.name} cannot be read: {error.strerror}", hint="check the path and the file's permissions") from None
+        raise InvalidModel(f"{file.name} cannot be read: {error.strerror}", hint="check the path and the file's permissions") from None
 
 
 class _Reader:

@@ -28,7 +28,7 @@ import ml_dtypes  # noqa: F401 - NumPy then knows bfloat16 by name
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Store", "Wanted", "store_for"]
+__all__ = ["Store", "Wanted", "identity", "store_for"]
 
 log = logging.getLogger("turnout.gguf")
 
@@ -54,8 +54,9 @@ class Store:
         self.path = path
         self.bound = bound
 
-    def arrays(self, wanted: Mapping[str, Wanted]) -> dict[str, NDArray[Any]] | None:
-        """The arrays, mapped; they are made and written first where there is no sound store. None where nothing can be written."""
+    def arrays(self, wanted: Mapping[str, Wanted]) -> dict[str, tuple[NDArray[Any], int]] | None:
+        """The arrays, mapped, each with where it begins in the file; they are made and written first where there is no sound store. None
+        where nothing can be written."""
         found = self._mapped(wanted)
         if found is not None:
             return found
@@ -67,7 +68,7 @@ class Store:
         self._tidy()
         return self._mapped(wanted)
 
-    def _mapped(self, wanted: Mapping[str, Wanted]) -> dict[str, NDArray[Any]] | None:
+    def _mapped(self, wanted: Mapping[str, Wanted]) -> dict[str, tuple[NDArray[Any], int]] | None:
         try:
             with self.path.open("rb") as file:
                 start, entries = _read_head(file)
@@ -75,7 +76,7 @@ class Store:
                 now = os.stat(file.fileno())
             with contextlib.suppress(OSError):
                 os.utime(self.path, ns=(_now(), now.st_mtime_ns))  # the time of last use; that of change stays
-            return {name: _view(whole, start, entries[name], one) for name, one in wanted.items()}
+            return {name: (_view(whole, start, entries[name], one), start + entries[name][2]) for name, one in wanted.items()}
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
@@ -128,14 +129,21 @@ class Store:
 
 def store_for(file: Path, folder: Path, bound: int) -> Store | None:
     """The store of a GGUF file as it is now; None where it cannot be looked at."""
+    found = identity(file)
+    if found is None:
+        return None
+    name = hashlib.sha256(json.dumps([*found, version("turnout-gguf"), _layout()]).encode()).hexdigest()[:32]
+    return Store(folder / f"{name}.weights", bound)
+
+
+def identity(file: Path) -> list[Any] | None:
+    """What is different where a file is another one, or was changed; None where it cannot be looked at."""
     try:
         file = file.resolve()
         state = file.stat()
     except OSError:
         return None
-    identity = [str(file), state.st_size, state.st_mtime_ns, state.st_ino, version("turnout-gguf"), _layout()]
-    name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
-    return Store(folder / f"{name}.weights", bound)
+    return [str(file), state.st_size, state.st_mtime_ns, state.st_ino]
 
 
 def _layout() -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from turnout.errors import InvalidModel
-from turnout.graph import ir
+from turnout.graph import declare_place, ir
 from turnout_gguf.blocks import QUANTISED, dequantise
 from turnout_gguf.reader import Gguf, Tensor
 from turnout_gguf.repack import Form, Packed, form_of, joined, repack
@@ -51,7 +51,7 @@ class Weights:
         self.initializers: dict[str, ir.Value] = {}
         self._store = store
         self._stored: dict[str, Wanted] = {}
-        self._arrays: dict[str, NDArray[Any]] | None = None
+        self._arrays: dict[str, tuple[NDArray[Any], int]] | None = None
         self._lock = threading.Lock()
         self._matrices: dict[str, Matrix] = {}
         self._used: set[str] = set()
@@ -101,7 +101,7 @@ class Weights:
         rows, columns = tensor.shape
         if transposed:
             name = f"{tensor.name}.transposed"
-            return self.add(name, dtype, (columns, rows), lambda: _mapped(raw, dtype.numpy()).T)
+            return self.add(name, dtype, (columns, rows), lambda: _mapped(raw, dtype.numpy()).T, stored=name)
         return self.add(tensor.name, dtype, (rows, columns), lambda: _mapped(raw, dtype.numpy()))
 
     def matrix(self, tensors: tuple[Tensor, ...], *, gathered: bool = False) -> Matrix:
@@ -130,19 +130,25 @@ class Weights:
         if name not in self.initializers:
             if stored is not None and self._store is not None:
                 self._stored.setdefault(stored, Wanted(dtype.numpy(), shape, make))
-                make = functools.partial(self._kept, stored, shape, make)
+                make = functools.partial(self._kept, stored, name, make)
             tensor = ir.LazyTensor(functools.partial(_tensor, make, dtype), dtype=dtype, shape=ir.Shape(shape), name=name, cache=True)
             self.initializers[name] = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape), const_value=tensor)
         return self.initializers[name]
 
-    def _kept(self, stored: str, shape: tuple[int, ...], make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
-        """An array out of the store, which is made as a whole when the first array is read."""
+    def _kept(self, stored: str, name: str, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+        """An initializer's array out of the store, which is made as a whole when the first array is read."""
+        assert self._store is not None
         with self._lock:
             if self._arrays is None:
-                assert self._store is not None
                 self._arrays = self._store.arrays(self._stored) or {}
         found = self._arrays.get(stored)
-        return make() if found is None else found.reshape(shape)
+        if found is None:
+            return make()
+        array, offset = found
+        tensor = self.initializers[name].const_value
+        assert tensor is not None
+        declare_place(tensor, self._store.path, offset)
+        return array.reshape(tensor.shape.numpy())
 
     def _broken(self, what: str, hint: str) -> InvalidModel:
         return InvalidModel(f"{self.file.name}: {what}", hint=hint)

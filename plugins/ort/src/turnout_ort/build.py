@@ -16,7 +16,7 @@ from turnout_ort.serialize import Model, to_model
 from turnout_ort.session import PlainSession, make_executable
 from turnout_ort.values import Port
 
-__all__ = ["alone", "assigned", "blame", "build", "open_model", "ports", "signature"]
+__all__ = ["alone", "assigned", "blame", "build", "in_place", "open_model", "ports", "signature"]
 
 _TRIALS = 64  # distinct nodes to try alone after a session failed; each takes about half a millisecond
 
@@ -36,7 +36,7 @@ def build(graph: ir.GraphView, options: Options) -> PlainSession:
             session, keep = open_model(model, options), model.weights
         except Exception as error:
             raise blame(error, graph, model, options, schemas().newest) from error
-    return make_executable(session, *ports(session, graph), keep, _in_place(graph))
+    return make_executable(session, *ports(session, graph), keep, in_place(graph))
 
 
 # (domain, operator): output -> the input in whose memory its kernel can leave it
@@ -46,7 +46,7 @@ _UPDATES = {
 }
 
 
-def _in_place(graph: ir.GraphView) -> frozenset[int]:
+def in_place(graph: ir.GraphView) -> frozenset[int]:
     """Outputs that may be bound to the memory of the input that they alias: made of it by such a kernel, and read by nobody else."""
     readers = Counter(value.name for node in graph for value in (*node.inputs, *captures(node)) if value is not None)
     updates = set()

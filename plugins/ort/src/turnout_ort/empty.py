@@ -8,22 +8,27 @@ from typing import Any
 from turnout.errors import RunError
 from turnout.graph import ir, label
 from turnout.provider import Executable
-from turnout_ort.quirks import fragile
 
-__all__ = ["guarded"]
+__all__ = ["behind_rail", "guarded", "needed"]
 
 
 def guarded(executable: Executable, graph: ir.GraphView) -> Executable:
     """The executable, with a look at those of its inputs that must not be empty; as it is where there are none."""
-    needed = dict(_needed(graph))
-    return Guarded(executable, needed) if needed else executable
+    return behind_rail(executable, needed(graph))
 
 
-def _needed(graph: ir.GraphView) -> list[tuple[int, str]]:
+def behind_rail(executable: Executable, places: Sequence[tuple[int, str]]) -> Executable:
+    """The same for inputs that are known: those of `needed`."""
+    return Guarded(executable, dict(places)) if places else executable
+
+
+def needed(graph: ir.GraphView) -> list[tuple[int, str]]:
     """(position of an input, the node that must not get it empty).
 
     An empty value makes empty values of those computed from it; only first inputs are followed, which is where data goes.
     """
+    from turnout_ort.quirks import fragile
+
     places = {value: position for position, value in enumerate(graph.inputs)}
     found = []
     for position, node in enumerate(graph):
@@ -43,9 +48,9 @@ def _is_fixed(value: ir.Value) -> bool:
 class Guarded(Executable):
     """An executable that refuses to run on empty tensors where they would end the process."""
 
-    def __init__(self, executable: Executable, needed: Mapping[int, str]) -> None:
+    def __init__(self, executable: Executable, places: Mapping[int, str]) -> None:
         self._inner = executable
-        self._needed = list(needed.items())
+        self._needed = list(places.items())
         self.checks_inputs = executable.checks_inputs  # type: ignore[misc]  # as the one inside does
 
     def run(self, values: Sequence[Any], out: Sequence[Any] | None = None) -> Sequence[Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from turnout.device import Device
@@ -75,6 +77,23 @@ class OrtProvider(Provider):
 
         built = build(graph, lambda: self.session_options(device, options))
         return guarded(built, graph) if self.ep == _CPU else built
+
+    def keeps(self, device: Device) -> str | None:
+        """What is kept is a graph in this version's dialect; whether the processor is another does not matter to it."""
+        from turnout_ort.runtime import bindings, onnxruntime
+
+        library = os.stat(bindings().__file__)
+        return f"{self.ep} {onnxruntime().__version__} {library.st_size} {library.st_mtime_ns}"
+
+    def keep(self, graph: ir.GraphView, device: Device, folder: Path) -> bool:
+        from turnout_ort.keeping import keep
+
+        return keep(graph, folder, guard=self.ep == _CPU)
+
+    def reopen(self, folder: Path, device: Device, options: BaseModel | None) -> Executable:
+        from turnout_ort.keeping import reopen
+
+        return reopen(folder, lambda: self.session_options(device, options))
 
     def session_options(self, device: Device, options: BaseModel | None, *, strict: bool = True) -> Any:
         """New SessionOptions. `strict` forbids ONNX Runtime to move a node to its CPU provider."""

@@ -20,7 +20,7 @@ from turnout_ort.runtime import bindings, cpu_memory, onnxruntime
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["FOREIGN", "NATIVE", "Foreign", "Port", "Tied", "from_weight"]
+__all__ = ["FOREIGN", "NATIVE", "Foreign", "Port", "Tied", "from_array", "from_weight"]
 
 Array = np.ndarray[Any, Any]
 
@@ -146,8 +146,13 @@ def from_weight(tensor: ir.TensorProtocol) -> Tied:
     if foreign is not None and foreign.packed:
         tied = packed(tensor.shape.numpy(), np.frombuffer(tensor.tobytes(), np.uint8), foreign)
     else:
-        array = np.asarray(tensor.numpy(), order="C")
-        tied = alias(array if array.dtype.isnative else _plain_copy(array), foreign)
+        return from_array(np.asarray(tensor.numpy(), order="C"), foreign)
+    return Tied(onnxruntime().OrtValue(tied.value), tied.array)
+
+
+def from_array(array: Array, foreign: Foreign | None) -> Tied:
+    """A weight's array, contiguous and of no packed type, as a value of the public kind: over its own memory."""
+    tied = alias(array if array.dtype.isnative else _plain_copy(array), foreign)
     return Tied(onnxruntime().OrtValue(tied.value), tied.array)
 
 

@@ -1,0 +1,109 @@
+"""Graphs kept on disk, so that a later load needs no more than the session.
+
+graph.onnx    the graph in the provider's dialect, without its larger weights
+weights.json  where each of those lies (file, offset, type, shape), the state of those files, and what is known of inputs and outputs
+weights.bin   the weights that lie in no file as they are
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from turnout.graph import place_of, type_name
+from turnout.provider import Executable
+from turnout_ort.build import in_place, open_model
+from turnout_ort.empty import behind_rail, needed
+from turnout_ort.registry import schemas
+from turnout_ort.serialize import Model, to_model
+from turnout_ort.session import make_executable
+from turnout_ort.values import FOREIGN, NATIVE, Port, from_array
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["keep", "reopen"]
+
+_MOST = 64 << 20  # bytes of weights that are copied; a graph with more that lie nowhere is not kept
+_ALIGNMENT = 64
+_OWN = "weights.bin"
+
+
+def keep(graph: ir.GraphView, folder: Path, *, guard: bool) -> bool:
+    """Leaves a graph in the folder; False for one that cannot be kept. guard: empty tensors would end the process (empty.py)."""
+    model = to_model(graph, schemas().newest)
+    if model.folder is not None or any(_is_packed(graph.initializers[name]) for name in model.weights):
+        return False
+    places: dict[str, Any] = {}
+    files: dict[str, Any] = {}
+    with (folder / _OWN).open("wb") as own:
+        for name in model.weights:
+            tensor = graph.initializers[name].const_value
+            assert tensor is not None
+            file, offset = place_of(tensor) or (None, -(-own.tell() // _ALIGNMENT) * _ALIGNMENT)
+            if file is None:
+                if offset + tensor.nbytes > _MOST:
+                    return False
+                own.seek(offset)
+                np.ascontiguousarray(tensor.numpy()).tofile(own)
+            else:
+                files[str(file)] = _state(file)
+            places[name] = [_OWN if file is None else str(file), offset, type_name(graph.initializers[name]), tensor.shape.numpy()]
+    (folder / "graph.onnx").write_bytes(model.proto)
+    said = {
+        "weights": places,
+        "files": files,
+        "inputs": [_described(value) for value in graph.inputs],
+        "outputs": [_described(value) for value in graph.outputs],
+        "in_place": sorted(in_place(graph)),
+        "not_empty": needed(graph) if guard else [],
+    }
+    (folder / "weights.json").write_text(json.dumps(said), "utf-8")
+    return True
+
+
+def reopen(folder: Path, options: Callable[[], Any]) -> Executable:
+    """The executable of a graph that was left in the folder. Raises ValueError where a file that it refers to is another by now."""
+    said = json.loads((folder / "weights.json").read_text("utf-8"))
+    for file, state in said["files"].items():
+        if _state(Path(file)) != state:
+            raise ValueError(f"{file} was changed")
+    maps = {name: _mapped(folder / name) for name in {place[0] for place in said["weights"].values()}}
+    weights = {}
+    for name, (file, offset, kind, shape) in said["weights"].items():
+        foreign = FOREIGN.get(kind)
+        dtype = NATIVE[kind] if foreign is None else foreign.dtype
+        weights[name] = from_array(np.frombuffer(maps[file], dtype, math.prod(shape), offset).reshape(shape), foreign)
+    session = open_model(Model((folder / "graph.onnx").read_bytes(), {}, weights), options)
+    types = {meta.name: meta.type for meta in (*session.get_inputs(), *session.get_outputs())}
+    inputs, outputs = (
+        [Port(name, types[name], None if shape is None else tuple(shape)) for name, shape in said[which]] for which in ("inputs", "outputs")
+    )
+    executable = make_executable(session, inputs, outputs, weights, frozenset(said["in_place"]))
+    return behind_rail(executable, [(position, node) for position, node in said["not_empty"]])
+
+
+def _is_packed(value: ir.Value) -> bool:
+    foreign = FOREIGN.get(type_name(value))
+    return foreign is not None and foreign.packed
+
+
+def _described(value: ir.Value) -> tuple[str | None, list[int | None] | None]:
+    return value.name, None if value.shape is None else [dim if isinstance(dim, int) else None for dim in value.shape]
+
+
+def _state(file: Path) -> list[int]:
+    state = os.stat(file)
+    return [state.st_size, state.st_mtime_ns, state.st_ino]
+
+
+def _mapped(file: Path) -> mmap.mmap:
+    with file.open("rb") as opened:
+        return mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)

@@ -1,0 +1,152 @@
+"""Loads kept on disk: the second is the first one over again, and nothing that changed or broke in between gets into it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gguf_decoders
+import numpy as np
+import pytest
+from running import logits_of
+
+import turnout
+from turnout.model import Model
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TURNOUT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "kept"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "small.gguf"
+    path.write_bytes(gguf_decoders.decoder(kind="Q4_1"))
+    return path
+
+
+@pytest.fixture
+def load(caplog: pytest.LogCaptureFixture) -> Callable[..., tuple[Model, bool]]:
+    """Loads on the CPU, and says whether the load was taken from what was kept."""
+    caplog.set_level(logging.INFO, "turnout")
+
+    def loaded(file: Path, **how: Any) -> tuple[Model, bool]:
+        caplog.clear()
+        model = turnout.load(file, **{"device": "cpu", **how})
+        return model, "taken from the last load" in caplog.text
+
+    return loaded
+
+
+@pytest.mark.parametrize("device", ["cpu", None, ["cpu", "reference"]])
+@pytest.mark.parametrize("accuracy", ["fast", "exact"])
+def test_the_second_load_is_the_first_one(file: Path, load: Callable[..., Any], device: Any, accuracy: str) -> None:
+    first, was_kept = load(file, device=device, accuracy=accuracy)
+    second, is_kept = load(file, device=device, accuracy=accuracy)
+    assert (was_kept, is_kept) == (False, True)
+    assert (logits_of(second, [1, 2, 3]) == logits_of(first, [1, 2, 3])).all()
+    assert (second.inputs, second.outputs, second.fingerprint) == (first.inputs, first.outputs, first.fingerprint)
+    assert second.explain() == first.explain()
+    assert second.origin.metadata["general.architecture"] == "llama"
+
+
+@pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0", "Q6_K", "TQ2_0"])
+def test_weights_of_every_element_type_come_back(tmp_path: Path, load: Callable[..., Any], kind: str) -> None:
+    file = tmp_path / "other.gguf"
+    wide = {"llama.embedding_length": 256, "llama.feed_forward_length": 256} if kind in ("Q6_K", "TQ2_0") else {}
+    file.write_bytes(gguf_decoders.decoder(changes=wide, kind=kind))
+    first, _ = load(file)
+    second, is_kept = load(file)
+    assert is_kept
+    assert (logits_of(second, [1, 2, 3]) == logits_of(first, [1, 2, 3])).all()
+
+
+def test_caches_stay_in_place(file: Path, load: Callable[..., Any]) -> None:
+    for expected in (False, True):
+        model, is_kept = load(file)
+        assert is_kept == expected
+        sized = {
+            info.name: (1, info.shape[1], 8, info.shape[3])
+            for info in model.inputs
+            if info.name.startswith("past_") and len(info.shape) == 4
+        }
+        cache = {name: np.zeros(shape, np.float32) for name, shape in sized.items()}
+        plain = {"input_ids": np.array([[1, 2]]), "past_tokens": np.array([0]), "wanted_tokens": np.array([1])}
+        outputs = {info.name: cache[info.alias] for info in model.outputs if info.alias}
+        bound = model.bind({**plain, **cache}, outputs=outputs)
+        bound.run()
+        assert all(array[:, :, :2].any() and not array[:, :, 2:].any() for array in cache.values())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda file, cache: os.utime(file, ns=(0, 0)),
+        lambda file, cache: file.write_bytes(gguf_decoders.decoder(kind="Q4_1", changes={"llama.rope.freq_base": 7.0})),
+        lambda file, cache: [os.utime(one, ns=(1, 1)) for one in (cache.parent / "gguf").iterdir()],
+        lambda file, cache: shutil.rmtree(cache.parent / "gguf"),
+        lambda file, cache: [one.write_bytes(b"{") for one in cache.glob("*/load.json")],
+        lambda file, cache: [one.write_bytes(one.read_bytes()[:-9]) for one in cache.glob("*/graph/graph.onnx")],
+        lambda file, cache: [one.unlink() for one in cache.glob("*/graph/weights.json")],
+    ],
+    ids=["touched", "rewritten", "store touched", "store gone", "record broken", "graph cut short", "half gone"],
+)
+def test_what_changed_is_loaded_in_full(file: Path, cache: Path, load: Callable[..., Any], change: Callable[[Path, Path], Any]) -> None:
+    load(file)
+    change(file, cache)
+    model, is_kept = load(file)
+    assert not is_kept
+    fresh = turnout.load(file.read_bytes(), device="cpu")  # bytes are never kept
+    assert (logits_of(model, [1, 2, 3]) == logits_of(fresh, [1, 2, 3])).all()
+    assert load(file)[1]
+
+
+def test_other_options_are_another_load(file: Path, load: Callable[..., Any]) -> None:
+    load(file)
+    assert not load(file, options={"gguf": {"batch": None}}, device=["cpu", "reference"])[1]
+    assert not load(file, options={"cpu": {"threads": 1}})[1]
+    assert not load(file, accuracy="exact")[1]
+    assert load(file)[1]
+
+
+def test_a_plugin_of_another_version_is_another_load(file: Path, load: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    load(file)
+    monkeypatch.setattr("turnout_cpu.provider.CpuProvider.keeps", lambda self, device: "another version")
+    assert not load(file)[1]
+
+
+def test_nothing_is_kept_where_that_is_not_wanted(file: Path, cache: Path, load: Callable[..., Any]) -> None:
+    load(file, options={"gguf": {"keep": False}})
+    assert not cache.exists()
+
+
+def test_a_folder_that_cannot_be_written_costs_nothing_else(file: Path, cache: Path, load: Callable[..., Any]) -> None:
+    cache.parent.mkdir()
+    cache.write_text("in the way")
+    assert not load(file)[1]
+    assert not load(file)[1]
+
+
+def test_only_so_many_are_kept(tmp_path: Path, cache: Path, load: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("turnout.kept._MOST", 2)
+    for number in range(4):
+        file = tmp_path / f"{number}.gguf"
+        file.write_bytes(gguf_decoders.decoder(kind="Q4_0"))
+        load(file)
+    assert len(list(cache.iterdir())) == 2
+    assert load(file)[1]
+
+
+def test_a_kept_load_imports_no_onnx(file: Path, load: Callable[..., Any]) -> None:
+    """With protobuf and onnx_ir it takes longer to import than the rest of such a load."""
+    code = f"import sys, turnout; turnout.load({str(file)!r}, device='cpu'); print({{'onnx', 'onnx_ir', 'tokenizers'}} & set(sys.modules))"
+    said = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout for _ in range(2)]
+    assert said[1].strip() == "set()"
