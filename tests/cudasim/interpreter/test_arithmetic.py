@@ -272,6 +272,14 @@ def test_floats_are_rounded_once(width, rounding, data):
 
 
 @pytest.mark.parametrize("rounding", MODES)
+def test_a_product_that_vanishes_keeps_its_sign(rounding):
+    """Rounding down, only an exact zero is -0: a tiny positive sum that underflows is +0 (found by the test above)."""
+    a, b, c = (np.full(32, value) for value in (-2.192629178350756e-272, -2.225073858507e-311, -0.0))
+    (out,) = instructions(f"fma.{rounding}.f64 %o0, %i0, %i1, %i2;", (a, b, c), "f8")
+    check_floats(out, exact(FMA, MODES[rounding], "f8", a, b, c))
+
+
+@pytest.mark.parametrize("rounding", MODES)
 @EXAMPLES
 @given(floats(32))
 def test_square_roots(rounding, a):

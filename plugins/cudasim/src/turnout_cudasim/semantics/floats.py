@@ -113,7 +113,7 @@ def directed_add(a: Any, b: Any, mode: str) -> Any:
     """a + b rounded towards zero (z), minus (m) or plus infinity (p)."""
     if a.dtype == f4:
         return _narrow(_sum_to_odd(a.astype(f8), np.asarray(b, f8)), mode, _zero_sign(a, b, mode))
-    return _with_zero(_exactly(lambda x, y: x + y, mode, a, b), _zero_sign(a, b, mode))
+    return _exactly(lambda x, y: x + y, mode, a, b, negative_zero=_zero_sign(a, b, mode))
 
 
 def directed_multiply(a: Any, b: Any, mode: str) -> Any:
@@ -126,7 +126,7 @@ def directed_fma(a: Any, b: Any, c: Any, mode: str) -> Any:
     if a.dtype == f4:
         product = a.astype(f8) * b
         return _narrow(_sum_to_odd(product, np.asarray(c, f8)), mode, _zero_sign(product, c, mode))
-    return _with_zero(_exactly(lambda x, y, z: x * y + z, mode, a, b, c), _zero_sign(a * b, c, mode))
+    return _exactly(lambda x, y, z: x * y + z, mode, a, b, c, negative_zero=_zero_sign(a * b, c, mode))
 
 
 def directed_divide(a: Any, b: Any, mode: str) -> Any:
@@ -188,21 +188,25 @@ def _directed_f8(value: Any, error: Any, mode: str, nearest: Any) -> Any:
     return np.where(step, np.nextafter(value, limit), nearest)
 
 
-def _exactly(function: Callable[..., Any], mode: str, *arguments: Any) -> Any:
-    """float64 in a direction, one value at a time in exact fractions: rare, so it is written to be right."""
+def _exactly(function: Callable[..., Any], mode: str, *arguments: Any, negative_zero: Any = None) -> Any:
+    """float64 in a direction, one value at a time in exact fractions: rare, so it is written to be right.
+
+    negative_zero: where an exact zero is -0. What merely underflows to zero keeps the sign of the exact value.
+    """
     whole = np.broadcast_arrays(*arguments)
     nearest = function(*whole)
     flat = [np.ravel(a) for a in whole]
     result = np.array(nearest, f8).ravel()
+    negative = np.zeros(result.size, bool) if negative_zero is None else np.ravel(np.broadcast_to(negative_zero, np.shape(nearest)))
     for at in range(result.size):
         numbers = [float(a[at]) for a in flat]
-        if not all(np.isfinite(numbers)) or (len(numbers) == 2 and numbers[1] == 0):
+        if not all(np.isfinite(numbers)):
             continue
         try:
             exact = function(*(Fraction(n) for n in numbers))
         except ZeroDivisionError:
             continue
-        result[at] = _round_fraction(exact, mode, float(result[at]))
+        result[at] = -0.0 if exact == 0 and negative[at] else _round_fraction(exact, mode, float(result[at]))
     return result.reshape(np.shape(nearest))
 
 
