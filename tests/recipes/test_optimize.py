@@ -55,9 +55,10 @@ def model(path: Path, **changes: Any) -> Path:
 def test_no_weight_is_off_by_more_than_a_step(rows: int, columns: int, bits: int, block: int, seed: int, size: float) -> None:
     """Half a step for the value, half for the zero point, which is rounded too."""
     weight = (size * np.random.default_rng(seed).standard_normal((rows, columns))).astype(np.float32)
-    blocks = rounded(weight, bits, block)
-    steps = np.repeat(blocks.scales, block, axis=1)[:, :rows].T
-    assert (np.abs(dequantised(blocks) - weight) <= 1.001 * steps).all()
+    for symmetric in (False, True):
+        blocks = rounded(weight, bits, block, symmetric=symmetric)
+        steps = np.repeat(np.abs(blocks.scales), block, axis=1)[:, :rows].T
+        assert (np.abs(dequantised(blocks) - weight) <= 1.001 * steps).all()
 
 
 def test_zeros_stay_zeros() -> None:
@@ -127,7 +128,7 @@ def test_the_command_and_its_documents(tmp_path: Path) -> None:
     printed = run.invoke(command, [str(path), "x", "--precision", "int8", "--block", "64", "--print-recipe"])
     (tmp_path / "recipe.json").write_text(printed.output)
     made = run.invoke(command, [str(path), str(tmp_path / "s.onnx"), "--recipe", str(tmp_path / "recipe.json")], catch_exceptions=False)
-    assert "1 layers in int8" in made.output or "2 layers in int8" in made.output
+    assert "int8 for cpu; 2 layers" in made.output or "int8 for cpu; 1 layers" in made.output
     report = json.loads((tmp_path / "s.onnx.report.json").read_text())
     assert (report["recipe"]["precision"], report["recipe"]["block"]) == ("int8", 64)
     for wrong in (["--block", "48"], ["--block", "8"]):

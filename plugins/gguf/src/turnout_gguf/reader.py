@@ -119,7 +119,7 @@ class Gguf:
 
     name: str
     version: int
-    metadata: Metadata
+    metadata: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
     _buffer: memoryview
 

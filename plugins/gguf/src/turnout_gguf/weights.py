@@ -46,8 +46,10 @@ class Matrix:
 class Weights:
     """Initializers over the tensors of one file. Every tensor that is asked for is checked, and counted as used."""
 
-    def __init__(self, file: Gguf, store: Store | None = None) -> None:
+    def __init__(self, file: Gguf, store: Store | None = None, *, hold: bool = True) -> None:
+        """hold: arrays stay in memory once they were read; False for whoever reads each once, and has less memory than weights."""
         self.file = file
+        self._hold = hold
         self.initializers: dict[str, ir.Value] = {}
         self._store = store
         self._stored: dict[str, Wanted] = {}
@@ -90,19 +92,18 @@ class Weights:
     def vector(self, name: str, size: int) -> ir.Value:
         """A vector, float32 [size]."""
         tensor = self.tensor(name, (size,))
-        raw = self.file.raw(tensor)
         if tensor.type.name == "F32":
-            return self.add(name, ir.DataType.FLOAT, (size,), lambda: _mapped(raw, np.dtype(np.float32))[0])
-        return self.add(name, ir.DataType.FLOAT, (size,), lambda: dequantise(raw, tensor.type)[0])
+            return self.add(name, ir.DataType.FLOAT, (size,), lambda: _mapped(self.file.raw(tensor), np.dtype(np.float32))[0])
+        return self.add(name, ir.DataType.FLOAT, (size,), lambda: dequantise(self.file.raw(tensor), tensor.type)[0])
 
     def dense(self, tensor: Tensor, *, transposed: bool) -> ir.Value:
         """A matrix of a dense type, as it lies or seen from the other side."""
-        dtype, raw = DENSE[tensor.type.name], self.file.raw(tensor)
+        dtype = DENSE[tensor.type.name]
         rows, columns = tensor.shape
         if transposed:
             name = f"{tensor.name}.transposed"
-            return self.add(name, dtype, (columns, rows), lambda: _mapped(raw, dtype.numpy()).T, stored=name)
-        return self.add(tensor.name, dtype, (rows, columns), lambda: _mapped(raw, dtype.numpy()))
+            return self.add(name, dtype, (columns, rows), lambda: _mapped(self.file.raw(tensor), dtype.numpy()).T, stored=name)
+        return self.add(tensor.name, dtype, (rows, columns), lambda: _mapped(self.file.raw(tensor), dtype.numpy()))
 
     def matrix(self, tensors: tuple[Tensor, ...], *, gathered: bool = False) -> Matrix:
         """A quantised matrix; asked for twice, it is the same one."""
@@ -131,7 +132,7 @@ class Weights:
             if stored is not None and self._store is not None:
                 self._stored.setdefault(stored, Wanted(dtype.numpy(), shape, make))
                 make = functools.partial(self._kept, stored, name, make)
-            tensor = ir.LazyTensor(functools.partial(_tensor, make, dtype), dtype=dtype, shape=ir.Shape(shape), name=name, cache=True)
+            tensor = ir.LazyTensor(functools.partial(_tensor, make, dtype), dtype=dtype, shape=ir.Shape(shape), name=name, cache=self._hold)
             self.initializers[name] = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape), const_value=tensor)
         return self.initializers[name]
 

@@ -8,12 +8,13 @@ docs/ContribOperators.md, MatMulNBits.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Blocks", "dequantised", "rounded"]
+__all__ = ["Blocks", "dequantised", "joined", "rounded"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,23 +36,64 @@ class Blocks:
         return self.values.nbytes + self.scales.nbytes + self.zeros.nbytes
 
 
-def rounded(weight: NDArray[np.float32], bits: int, block: int) -> Blocks:
-    """Each weight to the nearest value of its block. weight: float32 [rows, columns], finite."""
+def rounded(
+    weight: NDArray[np.float32], bits: int, block: int, *, symmetric: bool = False, shrink: NDArray[np.float32] | None = None
+) -> Blocks:
+    """Each weight to the nearest value of its block. weight: float32 [rows, columns], finite.
+
+    symmetric: the zero point is the middle of the range, for every block. shrink: by how much a block's range is made narrower, float32
+    [columns, blocks]; weights beyond it take its ends.
+    """
     rows, columns = weight.shape
     padded = np.zeros((columns, -(-rows // block) * block), np.float32)
     padded[:, :rows] = weight.T
     grouped = padded.reshape(columns, -1, block)
-    top = np.float32(2**bits - 1)
-    low, high = np.minimum(grouped.min(-1), 0), np.maximum(grouped.max(-1), 0)
-    scales = (high / top - low / top).astype(np.float32)  # divided first: the difference of two large numbers may overflow
-    scales[scales < np.finfo(np.float32).tiny] = 1  # a block of zeros, or of numbers that count as none
-    zeros = np.clip(np.rint(-low / scales), 0, top)
-    values = np.clip(np.rint(grouped / scales[..., None]) + zeros[..., None], 0, top).astype(np.uint8)
+    low, high = grouped.min(-1), grouped.max(-1)
+    if shrink is not None:
+        low, high = low * shrink, high * shrink
+    scales, zeros = _middle(low, high, bits) if symmetric else _range(low, high, bits)
+    values = np.clip(np.rint(grouped / scales[..., None]) + zeros[..., None], 0, 2**bits - 1).astype(np.uint8)
     return Blocks(bits, block, rows, _packed(values, bits), scales, _packed(zeros.astype(np.uint8), bits))
 
 
-def dequantised(blocks: Blocks) -> NDArray[np.float32]:
-    """float32 [rows, columns]: the matrix that a product with these blocks computes with."""
+Floats = NDArray[np.float32]
+
+
+def _range(low: Floats, high: Floats, bits: int) -> tuple[Floats, Floats]:
+    """Scales and zero points for values from `low` to `high`, and 0, which is always among them."""
+    top = np.float32(2**bits - 1)
+    low, high = np.minimum(low, 0), np.maximum(high, 0)
+    scales = _sound(high / top - low / top)  # divided first: the difference of two large numbers may overflow
+    zeros: Floats = np.clip(np.rint(-low / scales), 0, top).astype(np.float32)
+    return scales, zeros
+
+
+def _middle(low: Floats, high: Floats, bits: int) -> tuple[Floats, Floats]:
+    """The weight furthest from 0 becomes the lowest value, whichever sign it has: the range has one value more below its middle."""
+    middle = np.float32(2 ** (bits - 1))
+    furthest: Floats = np.where(-low > high, low, high).astype(np.float32)
+    scales = _sound(-furthest / middle)
+    return scales, np.full(scales.shape, middle, np.float32)
+
+
+def _sound(scales: Floats) -> Floats:
+    scales = scales.astype(np.float32)
+    scales[np.abs(scales) < np.finfo(np.float32).tiny] = 1  # a block of zeros, or of numbers that count as none
+    return scales
+
+
+def joined(parts: Sequence[Blocks]) -> Blocks:
+    """The columns of some matrices as one matrix."""
+    if len(parts) == 1:
+        return parts[0]
+    first = parts[0]
+    values, scales, zeros = (np.concatenate([getattr(part, name) for part in parts]) for name in ("values", "scales", "zeros"))
+    return Blocks(first.bits, first.block, first.rows, values, scales, zeros)
+
+
+def dequantised(blocks: Blocks, columns: slice = slice(None)) -> NDArray[np.float32]:
+    """float32 [rows, columns]: the matrix that a product with these blocks computes with, or some columns of it."""
+    blocks = Blocks(blocks.bits, blocks.block, blocks.rows, blocks.values[columns], blocks.scales[columns], blocks.zeros[columns])
     values, zeros = _unpacked(blocks.values, blocks.bits), _unpacked(blocks.zeros, blocks.bits)[:, : blocks.scales.shape[1]]
     found = (values.astype(np.float32) - zeros[..., None]) * blocks.scales[..., None]
     flat: NDArray[np.float32] = found.reshape(len(found), -1)[:, : blocks.rows].T
