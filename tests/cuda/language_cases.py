@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from turnout.graph import ir
 __all__ = ["EXPLAINED", "FAMILIES", "TYPES", "TextCase"]
 
 Floats = NDArray[Any]
-MICROSOFT = "com.microsoft"
+MICROSOFT, OWN = "com.microsoft", "turnout.cuda"
 TYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 EXPLAINED = {"float32": 2e-6, "float16": 2e-3, "bfloat16": 1.6e-2}
 """By type, the largest difference that its rounding explains, as a share of the largest number."""
@@ -36,9 +37,11 @@ class TextCase:
 def one_node(operator: str, inputs: dict[str, Any], outputs: dict[str, Any], domain: str = MICROSOFT, **attributes: Any) -> ir.Model:
     """inputs: name to array or None, in the operator's order; outputs: name to (dtype, shape)."""
     values = {name: _value(name, array.dtype, array.shape) for name, array in inputs.items() if array is not None}
-    made = [_value(name, *kind) for name, kind in outputs.items()]
+    made = [_value(name, *kind) if name.strip() else ir.Value(name="") for name, kind in outputs.items()]
     node = ir.node(operator, [values.get(name) for name in inputs], attributes, domain=domain, outputs=made, version=1, name=operator)
-    graph = ir.Graph(list(values.values()), made, nodes=[node], opset_imports={"": 24, domain: 1}, name="one")
+    graph = ir.Graph(
+        list(values.values()), [value for value in made if value.name], nodes=[node], opset_imports={"": 24, domain: 1}, name="one"
+    )
     return ir.Model(graph, ir_version=11)
 
 
@@ -122,4 +125,130 @@ def gathers() -> Iterator[TextCase]:
         yield TextCase(f"{bits} bits in {block}", name, model, _given(inputs), {"y": weights[places]}, f"GatherBlockQuantized {bits} bits")
 
 
-FAMILIES: dict[str, Callable[[], Iterator[TextCase]]] = {"MatMulNBits": products, "GatherBlockQuantized": gathers}
+def attentions() -> Iterator[TextCase]:
+    """Attention over a cache: heads that share keys, tokens behind others, windows, caps, and caches long enough to be split."""
+    random = np.random.default_rng(2)
+    # type, texts, tokens, heads, key heads, head, cache, tokens in it, further options
+    rows: list[tuple[str, int, int, int, int, int, int, list[int], dict[str, Any]]] = [
+        ("float32", 1, 1, 3, 1, 64, 256, [37], {"packed": True, "rotary": 64}),
+        ("float16", 1, 1, 4, 4, 96, 700, [650], {"packed": True, "rotary": 96}),
+        ("bfloat16", 2, 1, 8, 1, 128, 1100, [1000, 3], {"rotary": 64, "interleaved": 1}),
+        ("float32", 2, 5, 4, 2, 16, 64, [0, 50], {"positions": True, "rotary": 16}),
+        ("float16", 1, 40, 6, 2, 64, 128, [0], {"rotary": 64, "packed": True}),
+        ("float16", 1, 70, 2, 2, 96, 300, [200], {"window": 33}),
+        ("float32", 1, 3, 2, 1, 256, 40, [20], {"cap": 5.0, "scale": 0.05}),
+        ("float32", 1, 1, 2, 1, 24, 600, [599], {"window": 7}),
+        ("bfloat16", 1, 130, 4, 2, 128, 256, [100], {"packed": True, "rotary": 128}),
+    ]
+    for name, b, s, heads, key_heads, head, cache, lengths, how in rows:
+        yield _attention(random, name, b, s, (heads, key_heads, head), cache, np.array(lengths), how)
+
+
+def _attention(random: Any, name: str, b: int, s: int, sizes: Any, cache: int, past: NDArray[Any], how: dict[str, Any]) -> TextCase:
+    heads, key_heads, head = sizes
+    dtype, rotary = TYPES[name], how.get("rotary", 0)
+    q, k, v = (random.standard_normal((b, s, count * head)).astype(dtype) for count in (heads, key_heads, key_heads))
+    caches = [random.standard_normal((b, key_heads, cache, head)).astype(dtype) for _ in range(2)]
+    for one, length in itertools.product(caches, [past]):
+        for text in range(b):
+            one[text, :, length[text] :] = 100  # what is there has no meaning, and must have no effect
+    angles = random.uniform(0, 6, (cache, max(rotary // 2, 1)))
+    cosines, sines = np.cos(angles).astype(dtype), np.sin(angles).astype(dtype)
+    places = past[:, None] + np.arange(s)
+    turned_at = random.integers(0, cache, (b, s)) if "positions" in how else places
+    inputs: dict[str, Any] = {"q": q, "k": k, "v": v, "past_key": caches[0], "past_value": caches[1]}
+    if how.get("packed"):
+        inputs |= {"q": np.concatenate([q, k, v], -1), "k": None, "v": None}
+    inputs |= {"lengths": (past + s - 1).astype(np.int32), "total": np.array((past + s).max(), np.int32)}
+    inputs |= {"cosines": cosines if rotary else None, "sines": sines if rotary else None}
+    inputs["positions"] = turned_at if "positions" in how else None
+    attributes = {"num_heads": heads, "kv_num_heads": key_heads, "do_rotary": int(rotary > 0), "scale": how.get("scale", 0.0)}
+    attributes |= {
+        "rotary_interleaved": how.get("interleaved", 0),
+        "local_window_size": how.get("window", -1),
+        "softcap": how.get("cap", 0.0),
+    }
+    present = (dtype, (b, key_heads, cache, head))
+    outputs = {"y": (dtype, (b, s, heads * head)), "present_key": present, "present_value": present}
+    model, kernel = one_node("GroupQueryAttention", inputs, outputs, **attributes), ""
+    if how.get("packed"):  # and as what canonical graphs are lowered into, which wants nothing of the host
+        own = {**inputs, "lengths": past + s, "positions": places}
+        total = own.pop("total")
+        assert total.size == 1
+        inputs, kernel = own, f"CachedAttention, {s} tokens, heads of {head}, {name}"
+        model = one_node("CachedAttention", own, outputs, OWN, **attributes)
+    # the same in float64
+    apart = [one.astype(np.float64).reshape(b, s, -1, head) for one in (q, k, v)]
+    for i in range(2 if rotary else 0):
+        apart[i] = turned(apart[i], cosines[turned_at].astype(np.float64), sines[turned_at].astype(np.float64), rotary, how)
+    whole = [one.astype(np.float64) for one in caches]
+    for cached, new in zip(whole, apart[1:], strict=True):
+        for text in range(b):
+            cached[text, :, places[text]] = new[text]
+    y = np.zeros((b, s, heads, head))
+    for text, token, h in np.ndindex(b, s, heads):
+        own = places[text, token]
+        first = max(0, own - how["window"] + 1) if "window" in how else 0
+        keys, values = (one[text, h // (heads // key_heads), first : own + 1] for one in whole)
+        scores = keys @ apart[0][text, token, h] * (how.get("scale") or head**-0.5)
+        if "cap" in how:
+            scores = how["cap"] * np.tanh(scores / how["cap"])
+        weights = np.exp(scores - scores.max())
+        y[text, token, h] = weights @ values / weights.sum()
+    what = f"{name} {b} x {s} tokens after {past.tolist()}, {heads} heads over {key_heads} of {head}, {how}"
+    wanted = {"y": y.reshape(b, s, -1), "present_key": whole[0], "present_value": whole[1]}
+    return TextCase(what, name, model, _given(inputs), wanted, kernel)
+
+
+def turned(x: Floats, cosines: Floats, sines: Floats, part: int, how: dict[str, Any]) -> Floats:
+    """Rotary positions: x float64 [batch, tokens, heads, head], angles [batch, tokens, part / 2]."""
+    y, c, n = x.copy(), cosines[:, :, None], sines[:, :, None]
+    if how.get("interleaved"):
+        one, other = x[..., 0:part:2], x[..., 1:part:2]
+        y[..., 0:part:2], y[..., 1:part:2] = c * one - n * other, n * one + c * other
+    else:
+        one, other = x[..., : part // 2], x[..., part // 2 : part]
+        y[..., : part // 2], y[..., part // 2 : part] = c * one - n * other, n * one + c * other
+    return y
+
+
+def streams() -> Iterator[TextCase]:
+    """What stands between products: sums with their norms, gates, and a few rows of x with a dense matrix."""
+    random = np.random.default_rng(3)
+    for name, width, bias in [("float32", 576, False), ("float16", 3072, True), ("bfloat16", 100, False)]:
+        x, more = (random.standard_normal((2, 3, width)).astype(TYPES[name]) for _ in range(2))
+        scale, added = random.uniform(0.5, 2, width).astype(TYPES[name]), random.standard_normal(width).astype(TYPES[name])
+        inputs = {"x": x, "more": more, "scale": scale, "bias": added if bias else None}
+        outputs = {"y": (TYPES[name], x.shape), "": (TYPES[name], ()), " ": (TYPES[name], ()), "sum": (TYPES[name], x.shape)}
+        model = one_node("SkipSimplifiedLayerNormalization", inputs, outputs, epsilon=1e-5)
+        total = x.astype(np.float64) + more.astype(np.float64) + (added.astype(np.float64) if bias else 0)
+        y = total / np.sqrt((total**2).mean(-1, keepdims=True) + 1e-5) * scale.astype(np.float64)
+        yield TextCase(f"norm of a sum of {width}, {name}", name, model, _given(inputs), {"y": y, "sum": total}, f"sum and norm, {name}")
+    for name, gate in [("float16", "silu"), ("float32", "gelu")]:
+        x = random.standard_normal((1, 5, 2 * 136)).astype(TYPES[name])
+        g, up = np.split(x.astype(np.float64), 2, -1)
+        y = g / (1 + np.exp(-g)) * up if gate == "silu" else g / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (g + 0.044715 * g**3))) * up
+        model = one_node("GatedUnit", {"x": x}, {"y": (TYPES[name], y.shape)}, OWN, gate=gate)
+        yield TextCase(f"{gate}, {name}", name, model, {"x": x}, {"y": y}, f"gate {gate}, {name}")
+    shapes = [("float32", "float16", 1, 130, 72), ("float16", "float16", 4, 64, 513), ("bfloat16", "bfloat16", 2, 300, 4096)]
+    for name, own, rows, k, n in shapes:
+        x, w = random.standard_normal((1, rows, k)).astype(TYPES[name]), random.standard_normal((k, n)).astype(TYPES[own])
+        model = one_node("DenseProduct", {"x": x, "w": w}, {"y": (TYPES[name], (1, rows, n))}, OWN)
+        wanted = {"y": x.astype(np.float64) @ w.astype(np.float64)}
+        yield TextCase(f"{rows} rows of {name} by {own}", name, model, {"x": x, "w": w}, wanted, f"{rows} rows of {name} by {own}")
+    for name, tokens, n, k in [("float32", 1, 50, 128), ("float16", 20, 50, 96)]:
+        (values, scales, zeros), weights = quantised(random, n, k, 4, 32, "packed", TYPES[name])
+        shifts = random.standard_normal((n, k // 32)).astype(TYPES[name])
+        x = random.standard_normal((1, tokens, k)).astype(TYPES[name])
+        inputs = {"x": x, "values": values, "scales": scales, "zeros": zeros, "shifts": shifts}
+        model = one_node("BlockProduct", inputs, {"y": (TYPES[name], (1, tokens, n))}, OWN, K=k, N=n, bits=4, block_size=32)
+        wanted = {"y": x.astype(np.float64) @ (weights + np.repeat(shifts.astype(np.float64), 32, -1)).T}
+        yield TextCase(f"{tokens} rows, offsets, {name}", name, model, inputs, wanted, f"BlockProduct, {tokens} rows, {name}")
+
+
+FAMILIES: dict[str, Callable[[], Iterator[TextCase]]] = {
+    "MatMulNBits": products,
+    "GatherBlockQuantized": gathers,
+    "attention": attentions,
+    "stream": streams,
+}

@@ -24,3 +24,10 @@ def test_a_part_of_the_cases_is_right() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="the simulator stands in for Linux's driver only")
 def test_all_cases_are_right() -> None:
     assert "simulator: 0 reports" in script("language.py")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(sys.platform != "linux", reason="the simulator stands in for Linux's driver only")
+def test_decoders_are_right_whole() -> None:
+    assert "0 reports" in script("decoders.py", "2")

@@ -73,6 +73,11 @@ class Call:
         kind = self.node.outputs[position].type
         return None if kind is None else element_of(kind.dtype)
 
+    def may_overwrite(self, output: int, position: int) -> bool:
+        """Whether the caller wants that output in the memory of that input, and nobody else reads the input: write there, and return it."""
+        made, given = self.node.outputs[output].name if output < len(self.node.outputs) else "", self.node.inputs[position]
+        return given is not None and self._trace.may_overwrite(made or "", given.name or "")
+
     @property
     def x(self) -> Array:
         """The first input."""

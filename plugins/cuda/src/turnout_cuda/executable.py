@@ -68,16 +68,17 @@ class CudaExecutable(Executable):
         context = self._context
         with self._lock:
             context.enter()
-            key = self._key(values)
+            in_place = self._in_place(values, out)
+            key = self._key(values), *in_place
             prepared = self._plans.get(key)
             if prepared is None:
-                prepared = self._first(key, values)
+                prepared = self._first(key, values, in_place)
             addresses: dict[Buffer, Any] = {}
             while prepared.segment.waits is not None:
                 self._launch(prepared, values, addresses, None)
                 prepared = self._next(prepared, values, addresses)
             self._launch(prepared, values, addresses, out)
-            return [_result(array, addresses) for array in prepared.segment.outputs]
+            return [_result(array, values, addresses) for array in prepared.segment.outputs]
 
     def close(self) -> None:
         self._closed = True
@@ -97,12 +98,24 @@ class CudaExecutable(Executable):
             return shapes
         return shapes, tuple([self._mirror(values[k]).tobytes() for k in self._on_host])
 
+    def _in_place(self, values: Sequence[DeviceTensor], out: Sequence[Any] | None) -> dict[str, str]:
+        """Outputs whose buffer is the input that they may lie in."""
+        partition = self._partition
+        if out is None or not partition.aliases:
+            return {}
+        found = {}
+        for name, buffer in zip(partition.outputs, out, strict=True):
+            source = partition.aliases.get(name)
+            if source is not None and buffer is not None and buffer.memory is values[partition.inputs.index(source)].memory:
+                found[name] = source
+        return found
+
     def _mirror(self, value: DeviceTensor) -> np.ndarray[Any, Any]:
         if value.mirror is None:
             value.mirror = self._context.download(value.address, value.shape, value.dtype)
         return value.mirror
 
-    def _first(self, key: Any, values: Sequence[DeviceTensor]) -> Prepared:
+    def _first(self, key: Any, values: Sequence[DeviceTensor], in_place: dict[str, str]) -> Prepared:
         arrays = {name: _fresh(array) for name, array in self._weights.items()}
         for k, (name, value) in enumerate(zip(self._partition.inputs, values, strict=True)):
             element = element_of(value.dtype)
@@ -116,7 +129,7 @@ class CudaExecutable(Executable):
             for old in self._plans.values():
                 old.forget()
             self._plans.clear()
-        prepared = self._plans[key] = self._prepare(State(0, arrays))
+        prepared = self._plans[key] = self._prepare(State(0, arrays, in_place))
         return prepared
 
     def _next(self, prepared: Prepared, values: Sequence[DeviceTensor], addresses: dict[Buffer, Any]) -> Prepared:
@@ -136,7 +149,7 @@ class CudaExecutable(Executable):
                 for old in prepared.following.values():
                     old.forget()
                 prepared.following.clear()
-            following = prepared.following[key] = self._prepare(State(segment.state.position, arrays))
+            following = prepared.following[key] = self._prepare(State(segment.state.position, arrays, segment.state.in_place))
         return following
 
     def _prepare(self, state: State) -> Prepared:
@@ -172,8 +185,10 @@ def _fresh(array: Array) -> Array:
     return own
 
 
-def _result(array: Array, addresses: dict[Buffer, Any]) -> DeviceTensor:
+def _result(array: Array, values: Sequence[DeviceTensor], addresses: dict[Buffer, Any]) -> DeviceTensor:
     assert array.buffer is not None
+    if array.buffer.home == "input":  # written in place
+        return values[array.buffer.address]
     return DeviceTensor(array.shape, array.element.dtype, addresses[array.buffer])
 
 

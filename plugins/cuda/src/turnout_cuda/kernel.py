@@ -42,6 +42,8 @@ MODULES = (
     "attention",
     "signal",
     "blocks",
+    "cache",
+    "stream",
 )
 """The modules of `turnout_cuda.operators`: each declares a family."""
 

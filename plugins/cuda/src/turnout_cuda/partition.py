@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from turnout.errors import CompileError
+from turnout.graph import alias_of
 from turnout_cuda import arithmetic
 from turnout_cuda.kernel import Declaration, find
 
@@ -18,12 +19,14 @@ class Partition:
     """A graph's nodes with their declarations, in order.
 
     on_host: position of a node of shape arithmetic to its function. host_values: names of values that are read on the host.
-    readers: how many nodes and outputs read a value. dead_after: by position, the values that no later node reads.
+    aliases: outputs that may lie in the memory of an input, each with its name. readers: how many nodes and outputs read a value.
+    dead_after: by position, the values that no later node reads.
     """
 
     def __init__(self, graph: ir.GraphView) -> None:
         self.inputs = [value.name or "" for value in graph.inputs]
         self.outputs = [value.name or "" for value in graph.outputs]
+        self.aliases = {value.name or "": source for value in graph.outputs if (source := alias_of(value)) in self.inputs}
         self.nodes: list[tuple[ir.Node, Declaration]] = []
         for position, node in enumerate(graph):
             found = find(node)

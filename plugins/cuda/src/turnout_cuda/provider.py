@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from turnout.device import Device, Link
 from turnout.errors import Unavailable
-from turnout.provider import Executable, No, Provider, Yes
+from turnout.provider import Executable, No, Provider, Rewrite, Yes
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -77,6 +77,11 @@ class CudaProvider(Provider):
         if node.op_type in ("Shape", "Size"):
             return Yes(remark="shape arithmetic, on the host")
         return Yes()
+
+    def lower(self, graph: ir.Graph, device: Device) -> Iterable[Rewrite]:
+        from turnout_cuda.dialect import rewrites
+
+        return rewrites(graph)
 
     def compile(self, graph: ir.GraphView, device: Device, options: Any) -> Executable:
         from turnout_cuda.executable import CudaExecutable

@@ -40,10 +40,14 @@ _MEASURED = "measured by node "
 
 @dataclass
 class State:
-    """How far a trace has come: the next node, and the arrays that are known by then."""
+    """How far a trace has come: the next node, and the arrays that are known by then.
+
+    in_place: outputs that the caller wants in the memory of an input, each with that input's name.
+    """
 
     position: int
     arrays: dict[str, Array]
+    in_place: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -150,6 +154,10 @@ class Trace:
             raise _Waits(array)
         return np.asarray(array.host)
 
+    def may_overwrite(self, output: str, source: str) -> bool:
+        """Whether the output is wanted in the memory of that input of the partition, which no other node reads."""
+        return self._state.in_place.get(output) == source and self._partition.readers.get(source) == 1
+
     def measured(self, make: Callable[[], Sequence[Array]]) -> list[Array]:
         """Arrays that a rule launched before the wait, with the first one's values; or else they are launched now, and waited for."""
         arrays, position = self._state.arrays, self._state.position
@@ -201,7 +209,7 @@ class Trace:
         for name in self._partition.outputs:
             array = self.settle(self._state.arrays[name])
             assert array.buffer is not None
-            if array.buffer.home in ("input", "constant") or array.buffer in taken:
+            if not self._is_in_place(name, array) and (array.buffer.home in ("input", "constant") or array.buffer in taken):
                 array = self._copied(array)
             assert array.buffer is not None
             if array.buffer.home == "scratch":
@@ -209,6 +217,11 @@ class Trace:
             taken.add(array.buffer)
             found.append(array)
         return found
+
+    def _is_in_place(self, name: str, array: Array) -> bool:
+        source = self._state.in_place.get(name)
+        assert array.buffer is not None
+        return source is not None and array.buffer.home == "input" and self._partition.inputs[array.buffer.address] == source
 
     def _copied(self, array: Array) -> Array:
         own = Array(array.shape, array.element, Buffer(array.nbytes, "output"))

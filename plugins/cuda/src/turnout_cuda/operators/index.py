@@ -145,7 +145,7 @@ def scatter_nd(call: Call) -> Array:
 def tensor_scatter(call: Call) -> Array:
     """A cache with new rows written into it at each batch's own place."""
     x, updates, starts, axis = call.x, call.input(1), call.optional(2), call.axis("axis", -2)
-    y = _copied(call)
+    y = x if call.may_overwrite(0, 0) else _copied(call)
     inner, many, size = math.prod(x.shape[axis + 1 :]), updates.shape[axis], x.shape[axis]
     start = "starts[i / share]" if starts is not None else "0"
     row = f"(index){start} + i / inner % many"

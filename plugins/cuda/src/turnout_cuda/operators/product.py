@@ -12,6 +12,7 @@ from turnout_cuda.element import FLOATS, NUMBERS, Types
 from turnout_cuda.fuse import broadcast_strides, collapse
 from turnout_cuda.kernel import operator
 from turnout_cuda.operators.convert import quantized
+from turnout_cuda.operators.dense import few_rows
 from turnout_cuda.products import product, sum_of
 from turnout_cuda.source import coordinates
 
@@ -51,6 +52,9 @@ matrices = Matrices
 def matmul(call: Call) -> Array:
     a, b = call.input(0), call.input(1)
     both = Matrices(call, a, b)
+    made = few_rows(call, a, b)
+    if made is not None:
+        return made
     return product(
         call,
         call.new(both.shape, a.element),

@@ -1,0 +1,248 @@
+"""Attention over a cache that is updated in place: com.microsoft's GroupQueryAttention, and what canonical graphs are lowered into."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from turnout.graph import attribute, input_at
+from turnout_cuda.array import Array
+from turnout_cuda.call import Call
+from turnout_cuda.element import INDEX
+from turnout_cuda.kernel import operator
+from turnout_cuda.operators.blocks import MICROSOFT, TEXT_FLOATS
+from turnout_cuda.templates import launch_file
+
+__all__ = ["OWN"]
+
+OWN = "turnout.cuda"
+"""The domain of operators that only this provider's lowering makes."""
+
+_SHARE, _SPLITS = 256, 64
+"""Tokens that a block looks at where several share a query, at least; and how many blocks do at most."""
+_QUERIES = 4
+"""Queries of a block: they share the keys and values that it loads."""
+_THREADS = 128
+_ENOUGH = 264
+"""Blocks that fill a large GPU: two on each of 132 multiprocessors."""
+
+
+@dataclass
+class _Cached:
+    """An attention at known shapes. lengths + less: the tokens of each text in the cache after the run. tables: cosines, sines."""
+
+    projections: list[Array | None]
+    past: list[Array | None]
+    lengths: Array
+    less: int
+    tables: list[Array | None]
+    positions: Array | None
+    heads: int
+    key_heads: int
+    interleaved: bool
+    scale: float
+    cap: float
+    window: int
+
+
+@operator(
+    "CachedAttention",
+    domain=OWN,
+    takes=(TEXT_FLOATS, TEXT_FLOATS, TEXT_FLOATS, TEXT_FLOATS, TEXT_FLOATS, INDEX, TEXT_FLOATS, TEXT_FLOATS, INDEX),
+)
+def cached_attention(call: Call) -> list[Array | None]:
+    """Queries, keys, values (or all side by side in the first), caches of both, lengths [batch], cosines, sines, positions."""
+    return _attend(call, _said(call, call.input(5), 0, (6, 7), 8))
+
+
+def _refuses(node: Any) -> str:
+    refused = {10: "bias of the scores", 11: "sink", 12: "scale of a quantised cache", 13: "scale of a quantised cache"}
+    for position, what in refused.items():
+        if input_at(node, position) is not None:
+            return f"the GroupQueryAttention kernel takes no {what}"
+    if attribute(node, "smooth_softmax", 0) > 0 or attribute(node, "qk_output", 0):
+        return "the GroupQueryAttention kernel knows neither smooth_softmax nor qk_output"
+    if any(attribute(node, f"{part}_quant_type", b"NONE") not in (b"NONE", "NONE") for part in ("k", "v")):
+        return "the GroupQueryAttention kernel takes no quantised cache"
+    if len(node.outputs) > 3 and node.outputs[3].name:
+        return "the GroupQueryAttention kernel does not give the scores"
+    return ""
+
+
+@operator(
+    "GroupQueryAttention",
+    domain=MICROSOFT,
+    takes=(TEXT_FLOATS, TEXT_FLOATS, TEXT_FLOATS, TEXT_FLOATS, TEXT_FLOATS, INDEX, INDEX, TEXT_FLOATS, TEXT_FLOATS, INDEX),
+    refuses=_refuses,
+)
+def group_query_attention(call: Call) -> list[Array | None]:
+    """Source of what it does: onnxruntime, docs/ContribOperators.md. seqlens_k counts one token less than there are after the run."""
+    rotary = int(call.attribute("do_rotary", 0))
+    return _attend(call, _said(call, call.input(5), 1, (7, 8) if rotary else (), 9))
+
+
+def _said(call: Call, lengths: Array, less: int, tables: tuple[int, ...], positions: int) -> _Cached:
+    window = int(call.attribute("local_window_size", -1))
+    return _Cached(
+        projections=[call.optional(place) for place in range(3)],
+        past=[call.optional(3), call.optional(4)],
+        lengths=lengths,
+        less=less,
+        tables=[call.input(place) for place in tables],
+        positions=call.optional(positions) if tables else None,
+        heads=int(call.attribute("num_heads")),
+        key_heads=int(call.attribute("kv_num_heads")),
+        interleaved=bool(call.attribute("rotary_interleaved", 0)),
+        scale=call.real("scale", 0.0),
+        cap=call.real("softcap", 0.0),
+        window=max(window, 0),
+    )
+
+
+def _attend(call: Call, said: _Cached) -> list[Array | None]:
+    q, k, v = said.projections
+    assert q is not None
+    b, s = q.shape[0], q.shape[1]
+    wide = said.heads + 2 * said.key_heads if k is None else said.heads
+    head, rest = divmod(q.shape[-1], wide)
+    if q.ndim != 3 or rest or said.heads % said.key_heads or (k is None) != (v is None) or said.lengths.size != b:
+        raise call.wrong("the heads do not divide the queries, or keys, values and lengths are not those of the queries")
+    keys, values = (_cache(call, place, said, b, head, s) for place in range(2))
+    turned = call.new((b, s, said.heads, head), q.element)
+    y = call.new((b, s, said.heads * head), q.element)
+    if y.size:
+        _remember(call, said, turned, keys, values, s, head)
+        _see(call, said, turned, keys, values, y)
+    return [y, keys if call.wants(1) else None, values if call.wants(2) else None]
+
+
+def _cache(call: Call, which: int, said: _Cached, b: int, head: int, tokens: int) -> Array:
+    """The cache that this run's tokens are written into: the given one where that is allowed, else a copy with room for them."""
+    past, own = said.past[which], said.projections[0]
+    assert own is not None
+    if past is None:
+        return call.new((b, said.key_heads, tokens, head), own.element)
+    if past.ndim != 4 or past.shape[:2] != (b, said.key_heads) or past.shape[3] != head or past.element is not own.element:
+        raise call.wrong(f"a cache of {said.key_heads} heads of {head} elements of the queries' type is due")
+    if call.may_overwrite(1 + which, 3 + which):
+        return past
+    longer = past.shape[2] if call.node.domain == OWN else _present(call, past.shape[2], tokens)
+    whole = call.new((b, said.key_heads, longer, head), past.element)
+    if longer == past.shape[2]:
+        call.copy(past, whole, past.nbytes)
+    else:
+        body = "y[i / w * total + i % w] = part[i];"
+        width, total = past.shape[2] * head, longer * head
+        call.each(whole, body, bits=True, count=past.size, part=past, w=max(width, 1), total=total, name="longer_cache")
+    return whole
+
+
+def _present(call: Call, past: int, tokens: int) -> int:
+    """How long the cache is that comes out: what went in where that has room for all tokens, as total_sequence_length says."""
+    total = int(call.host(6).reshape(-1)[0])
+    return max(past, total)
+
+
+def _remember(call: Call, said: _Cached, turned: Array, keys: Array, values: Array, s: int, head: int) -> None:
+    q, k, v = said.projections
+    assert q is not None
+    rotary = bool(said.tables)
+    cosines, sines = said.tables if rotary else (q, q)
+    assert cosines is not None
+    assert sines is not None
+    half = cosines.shape[-1] if rotary else 0
+    if rotary and (cosines.ndim != 2 or 2 * half > head or sines.shape != cosines.shape):
+        raise call.wrong(f"tables of at most {head // 2} angles are due")
+    positions = said.positions if said.positions is not None and rotary else None
+    if positions is not None and positions.size != q.shape[0] * s:
+        raise call.wrong("a position for each token is due")
+    count = q.shape[0] * s * (said.heads + 2 * said.key_heads) * head
+    launch_file(
+        call,
+        "remember.cu",
+        constants={
+            "PACKED": int(k is None),
+            "ROTARY": int(rotary),
+            "HALF": half,
+            "HEAD": head,
+            "INTERLEAVED": int(said.interleaved),
+            "POSITIONS": int(positions is not None),
+            "LESS": said.less,
+        },
+        arrays={
+            "q": q,
+            "k": q if k is None else k,
+            "v": q if v is None else v,
+            "lengths": said.lengths,
+            "cosines": cosines,
+            "sines": sines,
+            "positions": said.lengths if positions is None else positions,
+            "turned": turned,
+            "keys": keys,
+            "values": values,
+        },
+        writes=("turned", "keys", "values"),
+        numbers={
+            "tokens": q.shape[0] * s,
+            "S": s,
+            "heads": said.heads,
+            "key_heads": said.key_heads,
+            "capacity": keys.shape[2],
+            "rows": cosines.shape[0] if rotary else 0,
+        },
+        grid=(-(-count // 256), 1, 1),
+        block=256,
+        name="remember",
+    )
+
+
+def _see(call: Call, said: _Cached, turned: Array, keys: Array, values: Array, y: Array) -> None:
+    b, s, heads, head = turned.shape
+    capacity, rows = keys.shape[2], heads // said.key_heads * s
+    queries = min(_QUERIES, rows)
+    vector = next(count for count in (16 // turned.element.size, 4, 2, 1) if head % count == 0)
+    while head > 32 * vector:
+        vector *= 2
+    if head % vector:
+        raise call.wrong(f"heads of {head} elements have no kernel")
+    lanes = 1 << max(0, -(-head // vector) - 1).bit_length()
+    across = b * said.key_heads * -(-rows // queries)
+    splits = max(1, min(_SPLITS, -(-capacity // _SHARE), -(-4 * _ENOUGH // across)))
+    share = -(-capacity // splits)
+    arrays = {"q": turned, "keys": keys, "values": values, "lengths": said.lengths, "y": y}
+    writes = ["y"]
+    if splits > 1:
+        arrays["parts"] = call.new((b * said.key_heads * rows * splits, head + 2), "float32")
+        arrays["counts"] = call.constant(np.zeros(across, np.int32))
+        writes += ["parts", "counts"]
+    launch_file(
+        call,
+        "attention.cu",
+        constants={
+            "HEAD": head,
+            "QUERIES": queries,
+            "VECTOR": vector,
+            "LANES": lanes,
+            "SPLITS": splits,
+            "CAPPED": int(said.cap > 0),
+            "LESS": said.less,
+        },
+        arrays=arrays,
+        writes=writes,
+        numbers={
+            "S": s,
+            "heads": heads,
+            "key_heads": said.key_heads,
+            "capacity": capacity,
+            "window": said.window,
+            "share": share,
+            "scale": float(said.scale or 1 / math.sqrt(head)),
+            "cap": float(said.cap),
+        },
+        grid=(splits, -(-rows // queries), b * said.key_heads),
+        block=_THREADS,
+        name="attention_over_cache",
+    )
