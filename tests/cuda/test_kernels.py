@@ -13,7 +13,8 @@ from turnout_cuda.dry import launches
 from turnout_cuda.element import ANY
 from turnout_cuda.kernel import declarations
 
-OPERATORS = {one.operator for one in declarations() if not one.domain}
+OPERATORS = {one.operator for one in declarations() if not one.domain} - {"SimplifiedLayerNormalization"}
+"""ONNX's own, and not the one that ONNX Runtime has under ONNX's name."""
 
 
 def test_there_are_as_many_as_are_promised() -> None:

@@ -44,6 +44,7 @@ MODULES = (
     "blocks",
     "cache",
     "stream",
+    "dense",
 )
 """The modules of `turnout_cuda.operators`: each declares a family."""
 
