@@ -116,3 +116,115 @@ def test_real_models_agree_with_the_cpu() -> None:
     script = Path(__file__).with_name("real_models.py")
     done = subprocess.run([sys.executable, str(script), "vad_sequence", "magika"], capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+
+
+def test_tensors_stay_on_the_device_from_model_to_model() -> None:
+    run("""
+        moved = []
+        for name in ("upload", "download"):
+            plain = getattr(type(cuda.context(cuda.probe()[0])), name)
+            def counted(self, *given, plain=plain, name=name):
+                moved.append(name)
+                return plain(self, *given)
+            setattr(type(cuda.context(cuda.probe()[0])), name, counted)
+        first = turnout.load(model("g (float[N, 4] x) => (float[N, 4] y, float[N, 4] z) { y = Relu(x) z = Neg(x) }"), device="cuda")
+        second = turnout.load(model("g (float[N, 4] a, float[4] b) => (float[N, 4] c) { c = Add(a, b) }"), device="cuda")
+        x = np.arange(-4, 4, dtype="f").reshape(2, 4)
+        kept = first.run_on_device(x=x)
+        assert moved == ["upload"], moved
+        y = kept["y"]
+        assert isinstance(y, turnout.Tensor) and y.device == "cuda:0" and y.__dlpack_device__() == (2, 0)
+        there = second.run_on_device(a=y, b=np.ones(4, "f"))["c"]
+        assert moved == ["upload"] * 2, moved
+        assert np.array_equal(there.numpy(), np.maximum(x, 0) + 1)
+        assert moved == ["upload"] * 2 + ["download"]
+        assert np.array_equal(second.run(a=kept["z"], b=np.zeros(4, "f"))["c"], -x)
+        assert moved.count("upload") == 3
+        try:
+            second.run(a=first.run_on_device(x=x[:, :4].reshape(4, 2).T.reshape(1, 8)[:, :4])["y"], b=there)
+        except turnout.errors.InvalidInput as error:
+            assert "2 dimensions" in str(error) and "'b'" in str(error), error
+        else:
+            raise AssertionError
+    """)
+
+
+def test_dlpack_out_into_cuda_core_and_back() -> None:
+    run("""
+        import gc
+        from cuda.core import Device
+        from cuda.core.utils import StridedMemoryView
+        place = cuda.probe()[0]
+        context = cuda.context(place)
+        Device().set_current()
+        stream = Device().create_stream()
+        relu = turnout.load(model("g (float[N, 4] x) => (float[N, 4] y) { y = Relu(x) }"), device="cuda")
+        x = np.arange(-4, 4, dtype="f").reshape(2, 4)
+        y = relu.run_on_device(x=x)["y"]
+        address = y._data.address
+        for handle in (-1, stream.handle, 1):
+            view = StridedMemoryView.from_dlpack(y, stream_ptr=int(handle))
+            assert (view.ptr, view.shape, view.is_device_accessible, view.device_id) == (address, (2, 4), True, 0)
+            assert view.dtype == np.float32
+            del view
+        from turnout_cuda.dlpack import _living
+        gc.collect()
+        assert not _living
+        capsule = y.__dlpack__(stream=1)  # one that nobody consumes
+        assert len(_living) == 1
+        del y
+        assert not context.driver.cuMemcpyDtoH(np.empty(8, "f").ctypes.data, address, 32)[0].value
+        del capsule
+        assert not _living
+        for wrong in ({"stream": 0}, {"stream": 1, "dl_device": (1, 0)}):
+            try:
+                relu.run_on_device(x=x)["y"].__dlpack__(**wrong)
+            except BufferError:
+                continue
+            raise AssertionError(wrong)
+        copy = relu.run_on_device(x=x)["y"]
+        assert "versioned" in repr(copy.__dlpack__(stream=1, copy=True, max_version=(1, 0)))
+    """)
+
+
+def test_dlpack_in_reads_the_memory_of_others() -> None:
+    run("""
+        place = cuda.probe()[0]
+        context = cuda.context(place)
+        double = turnout.load(model("g (float[N, 4] x) => (float[N, 4] y) { y = Add(x, x) }"), device="cuda")
+
+        class Foreign:
+            '''A tensor of another library's, which notes what it was asked, and whether it was let go.'''
+            def __init__(self, array, strides=None, ordinal=0):
+                self.tensor, self.asked, self.strides, self.ordinal = context.upload(array), {}, strides, ordinal
+            def __dlpack_device__(self):
+                return (2, self.ordinal)
+            def __dlpack__(self, **asked):
+                self.asked = asked
+                capsule = self.tensor.__dlpack__(stream=asked["stream"])
+                if self.strides:
+                    from turnout.tensor import struct_of
+                    inner = struct_of(capsule)
+                    inner.strides[0], inner.strides[1] = self.strides
+                return capsule
+            def get(self):
+                return self.tensor.get()
+
+        from turnout_cuda.dlpack import _living
+        x = np.arange(8, dtype="f").reshape(2, 4)
+        foreign = Foreign(x)
+        y = double.run_on_device(x=foreign)["y"]
+        assert foreign.asked["stream"] == int(context.stream) and foreign.asked["max_version"] == (1, 1)
+        assert np.array_equal(y.numpy(), 2 * x)
+        assert not _living
+        context.driver.cuMemcpyHtoD(foreign.tensor.address, np.ones(8, "f").ctypes.data, 32)
+        assert np.array_equal(double.run(foreign)["y"], 2 * np.ones((2, 4)))
+        holes = Foreign(x, strides=(1, 2))
+        assert np.array_equal(double.run(x=holes)["y"], 2 * x)  # by way of the host, by its own method
+        elsewhere = Foreign(x, ordinal=1)
+        assert np.array_equal(double.run(x=elsewhere)["y"], 2 * x)
+        assert elsewhere.asked == {}
+        with turnout.load(model("g (float[N, 4] x) => (float[N, 4] y) { y = Add(x, x) }"), device="cpu") as on_cpu:
+            assert np.array_equal(on_cpu.run(x=foreign)["y"], 2 * np.ones((2, 4)))
+            assert isinstance(on_cpu.run_on_device(x=x)["y"], np.ndarray)
+    """)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from turnout.graph import alias_of, constant_array, ir, is_constant, label, part
 from turnout.ledger import Candidate
 from turnout.plan import Control, Partition, Plan
 from turnout.program import Program, Slots, guarded
-from turnout.provider import Executable, WholeExecutable
+from turnout.provider import Executable, Provider, WholeExecutable
 
 if TYPE_CHECKING:
     from turnout.formats import Source
@@ -72,6 +73,8 @@ class _Builder:
         self.program = Program()
         self.slots: dict[tuple[ir.Value, str], int] = {}
         self.owners: dict[ir.Value, Candidate] = {}
+        self.copied: dict[tuple[ir.Value, str], Device] = {}
+        self.on_host: set[ir.Value] = set()
 
     def build(self, file: Path | bytes | None) -> Program:
         plan, program = self.plan, self.program
@@ -88,7 +91,9 @@ class _Builder:
             else:
                 self._add_control(step)
             self._add_free(last.get(number, ()))
-        program._outputs = [self._out(value) for value in plan.graph.outputs]
+        for value in plan.graph.outputs:
+            self._end(value)
+        self._find_takers(inputs)
         program.direct = self._direct()
         if program.direct is not None:
             program.run_direct = guarded(program.direct, plan.steps[0].device)
@@ -177,6 +182,28 @@ class _Builder:
 
             self.program._steps.append(free)
 
+    def _end(self, value: ir.Value) -> None:
+        """How an output leaves: from host memory, and from the device that made it."""
+        program, done = self.program, len(self.program._steps)
+        slot = self._out(value)
+        last = program._steps[done:]
+        del program._steps[done:]
+        program._ends.append((slot, last))
+        owner = self.owners.get(value)
+        if owner is None or owner.device.on_host:
+            program._there.append((slot, last, HOST))
+        else:
+            program._there.append((self.slots[value, _memory(owner.device)], [], owner.device))
+
+    def _find_takers(self, inputs: Sequence[ir.Value]) -> None:
+        for position, value in enumerate(inputs):
+            readers = {one for (read, _), one in self.copied.items() if read is value}
+            if len(readers) == 1 and value not in self.on_host:
+                (device,) = readers
+                provider = next(one for one in self.plan.candidates if one.device == device).provider
+                if type(provider).from_dlpack is not Provider.from_dlpack:
+                    self.program.takes[position] = functools.partial(provider.from_dlpack, device=device)
+
     def _out(self, value: ir.Value) -> int:
         """The slot of an output. A constant is copied for each run: what the caller does to it must not change the model."""
         slot = self._at(value, HOST)
@@ -192,6 +219,8 @@ class _Builder:
 
     def _at(self, value: ir.Value, device: Device) -> int:
         """The slot where the value is on that device, with a copy step before it where it has to be brought there."""
+        if device.on_host:
+            self.on_host.add(value)
         slot = self.slots.get((value, _memory(device)))
         if slot is not None:
             return slot
@@ -203,6 +232,7 @@ class _Builder:
         if not device.on_host:
             candidate = next(one for one in self.plan.candidates if one.device == device)
             self._add_copy(value, HOST, device, candidate.provider.to_device, device)
+            self.copied[value, _memory(device)] = device
         return self.slots[value, _memory(device)]
 
     def _add_copy(self, value: ir.Value, source: Device, target: Device, move: Callable[..., Any], device: Device) -> None:

@@ -12,9 +12,10 @@ import numpy as np
 from turnout.errors import Closed, InvalidInput, NotGenerative, RunError
 from turnout.graph import alias_of, constant_array, describe, ir
 from turnout.provider import Executable
-from turnout.tensor import host_value
+from turnout.tensor import Tensor, host_value, is_elsewhere
 
 if TYPE_CHECKING:
+    from turnout.device import Device
     from turnout.explain import Explanation
     from turnout.formats import Origin
     from turnout.plan import Plan
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Bound", "Interface", "Model", "ValueInfo"]
 
+
+_NOTHING = np.zeros(0)
+"""Stands for a value that stays on its device, while the others are looked at."""
 
 _KINDS = {"TensorType": "tensor", "SparseTensorType": "tensor", "SequenceType": "sequence", "OptionalType": "optional"}
 
@@ -111,7 +115,8 @@ class Model:
         """Runs once: a mapping of name to array, or arrays in the model's order, or keywords; gives a mapping in the model's order.
 
         Takes whatever has DLPack or the array protocol, lists of strings for string tensors, lists of arrays for sequences, None for
-        an empty optional; copies nothing that is in host memory already. Gives NumPy arrays (bfloat16, float8 and int4 by ml_dtypes).
+        an empty optional; copies nothing that is in host memory already, nor what lies on the device that reads it.
+        Gives NumPy arrays (bfloat16, float8 and int4 by ml_dtypes).
         An input that is itself an output is given back as it is, not copied.
         Raises InvalidInput, OutOfMemory, DeviceLost, Closed, or RunError for whatever else went wrong.
         """
@@ -126,11 +131,36 @@ class Model:
                 return dict(zip(self._output_names, run(named)))  # noqa: B905 - `strict` costs as much as all of this
         return self._run_checked(named)
 
+    def run_on_device(self, /, *arrays: Any, **named: Any) -> dict[str, Any]:
+        """As `run`, but outputs stay where they are made: one that a device outside host memory makes is a Tensor there, with DLPack.
+
+        Nothing is waited for: whoever takes such a Tensor by DLPack names the stream that he goes on with, and `Tensor.numpy` waits.
+        """
+        if arrays:
+            named = self._by_name(arrays, named)
+        program = self._opened()
+        values = self._values(named, program)
+        self._check(values)
+        found = zip(self._output_names, program.run_on_device(values), strict=True)
+        return {name: value if device.on_host else _tensor(value, device) for name, (value, device) in found}
+
     def _run_checked(self, named: dict[str, Any]) -> dict[str, Any]:
         program = self._opened()
-        values = self._host_values(named)
+        values = self._values(named, program)
         self._check(values)
         return dict(zip(self._output_names, program.run(values), strict=True))
+
+    def _values(self, named: Mapping[str, Any], program: Program) -> list[Any]:
+        """Host values, and such of devices outside host memory as can go in as they are."""
+        if not program.takes or all(type(value) is np.ndarray for value in named.values()):
+            return self._host_values(named)
+        taken = {}
+        for position, take in program.takes.items():
+            value = named.get(self._input_names[position])
+            if is_elsewhere(value) and (made := take(value)) is not None:
+                taken[position] = made
+        others = self._host_values({**named, **{self._input_names[k]: _NOTHING for k in taken}})
+        return [taken.get(k, value) for k, value in enumerate(others)]
 
     def bind(self, /, *arrays: Any, outputs: Mapping[str, Any] | None = None, **named: Any) -> Bound:
         """The same run again and again: `bound.run()` reads the given arrays anew each time, and writes into `outputs`.
@@ -296,12 +326,21 @@ class Model:
 
     def _host_values(self, named: Mapping[str, Any]) -> list[Any]:
         given = zip(self._with_defaults(named), self.inputs, strict=True)
-        return [host_value(value, info.dtype, info.name, _kind(value, info)) for value, info in given]
+        return [value if value is _NOTHING else host_value(value, info.dtype, info.name, _kind(value, info)) for value, info in given]
 
     def _check(self, values: Sequence[Any]) -> None:
         for value, info in zip(values, self.inputs, strict=True):
             if problem := _problem(value, info):
                 raise InvalidInput(f"input {info.name!r} {problem}", hint=f"it is {info}")
+
+
+def _tensor(value: Any, device: Device) -> Any:
+    """A value of a device as what a caller gets: tensors with DLPack, sequences of them as lists."""
+    if isinstance(value, (list, tuple)):
+        return [_tensor(one, device) for one in value]
+    return (
+        value if value is None or isinstance(value, np.ndarray) else Tensor(value, dtype=value.dtype, shape=value.shape, device=device.name)
+    )
 
 
 def _is_static(info: ValueInfo) -> bool:
@@ -329,15 +368,15 @@ def _problem(value: Any, info: ValueInfo) -> str:
 
 def _mismatch(value: Any, info: ValueInfo) -> str:
     """What is wrong with an array for a tensor of this type and shape, as the end of a sentence; "" where nothing is."""
-    if not isinstance(value, np.ndarray):
+    if not isinstance(value, np.ndarray) and not is_elsewhere(value):
         return f"wants a tensor, not {type(value).__name__}"
     text = value.dtype.kind in "OUST"
     if info.dtype is not None and value.dtype != info.dtype and not (info.dtype == object and text):
         return f"has dtype {value.dtype}, not {'string' if info.dtype == object else info.dtype}"
     if info.shape is None:
         return ""
-    if value.ndim != len(info.shape):
-        return f"has {value.ndim} dimensions {value.shape}, not {len(info.shape)}"
+    if len(value.shape) != len(info.shape):
+        return f"has {len(value.shape)} dimensions {value.shape}, not {len(info.shape)}"
     for axis, (have, want) in enumerate(zip(value.shape, info.shape, strict=True)):
         if isinstance(want, int) and have != want:
             return f"has {have} along axis {axis}, not {want}"

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from turnout.device import Device
+from turnout.device import HOST, Device
 from turnout.errors import OutOfMemory, RunError, TurnoutError
 from turnout.provider import Executable
 
@@ -30,9 +30,14 @@ class Program:
         self._template: Slots = []
         self._steps: list[Step] = []
         self._inputs: list[int] = []
-        self._outputs: list[int] = []
+        self._ends: list[tuple[int, list[Step]]] = []
+        """Per output, its slot in host memory, and the steps that bring it there."""
         self._in_place: dict[int, int] = {}
         """Outputs that a step can write into the memory of an input, each with the slot where the step looks for the buffer."""
+        self.takes: dict[int, Callable[[Any], Any | None]] = {}
+        """Inputs that only a device outside host memory reads, each with what makes a value of it out of a tensor that lies there."""
+        self._there: list[tuple[int, list[Step], Device]] = []
+        """Per output, its slot on the device that makes it, the steps that it wants yet, and the device."""
 
     def run(self, values: Sequence[Any], out: Sequence[Any] | None = None) -> list[Any]:
         """Runs once. Raises RunError or one of its kinds.
@@ -47,7 +52,22 @@ class Program:
                 slots[slot] = out[position]
         for step in self._steps:
             step(slots)
-        return [slots[slot] for slot in self._outputs]
+        for _, last in self._ends:
+            for step in last:
+                step(slots)
+        return [slots[slot] for slot, _ in self._ends]
+
+    def run_on_device(self, values: Sequence[Any]) -> list[tuple[Any, Device]]:
+        """The same, but each output where it was made: a value of that device, and the device. Raises RunError or one of its kinds."""
+        slots = self._template.copy()
+        for slot, value in zip(self._inputs, values, strict=True):
+            slots[slot] = value
+        for step in self._steps:
+            step(slots)
+        for _, last, _ in self._there:
+            for step in last:
+                step(slots)
+        return [(slots[slot], device) for slot, _, device in self._there]
 
     def close(self) -> None:
         """Frees every executable; one that fails to close does not keep the others."""
@@ -83,7 +103,8 @@ def of_one(executable: Executable, device: Device, width: int, height: int) -> P
     program.executables.append(executable)
     program.direct, program.run_direct = executable, guarded(executable, device)
     program._inputs = list(range(width))
-    program._outputs = list(range(width, width + height))
+    program._ends = [(slot, []) for slot in range(width, width + height)]
+    program._there = [(slot, [], HOST) for slot, _ in program._ends]
     program._template = [None] * (width + height)
     run = program.run_direct
 

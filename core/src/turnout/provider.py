@@ -6,10 +6,10 @@ A provider is one way to run graphs on one family of devices. Three methods are 
     supports(node, graph, device)    Yes() or No("why"), for one node
     compile(graph, device, options)  an `Executable` for a graph of nodes that it said Yes to
 
-Four are optional: `claims` (nodes that only go together), `lower` (rewrites into the provider's own dialect), and `to_device` and
-`to_host` for a provider whose values do not live in host memory. `versions` makes the memory of past probes precise. A provider that
-takes files as they are, as llama.cpp does, says so in `takes_whole` and opens them in `open_whole`: no graph is built then. With `keeps`,
-`keep` and `reopen` the second load of a model skips planning and lowering.
+Five are optional: `claims` (nodes that only go together), `lower` (rewrites into the provider's own dialect), and `to_device`, `to_host`
+and `from_dlpack` for a provider whose values do not live in host memory. `versions` makes the memory of past probes precise. A provider
+that takes files as they are, as llama.cpp does, says so in `takes_whole` and opens them in `open_whole`: no graph is built then. With
+`keeps`, `keep` and `reopen` the second load of a model skips planning and lowering.
 
 Nodes, values and graphs are `onnx_ir` objects. In the graph handed to `compile`, values are wired by name: a value's name is unique
 in it, and a rewrite's replacement nodes give values the names of those that they replace.
@@ -210,6 +210,14 @@ class Provider(abc.ABC):
     def to_device(self, array: Any, device: Device) -> Any:
         """Host array (or list, or None) to a value of the device. Called only where `device.on_host` is false."""
         raise NotImplementedError(f"{type(self).__name__} has a device outside host memory, so it must define to_device")
+
+    def from_dlpack(self, value: Any, device: Device) -> Any | None:
+        """A caller's tensor that lies on the device already, as a value of the device and without a copy; None where that cannot be.
+
+        value: anything with `__dlpack__` and `__dlpack_device__`, outside host memory. The result has `shape` (a tuple) and `dtype`
+        (NumPy's), and `to_device` gives it back as it is.
+        """
+        return None
 
     def to_host(self, value: Any, device: Device) -> Any:
         """Value of the device to a host array (or list, or None). Called only where `device.on_host` is false."""

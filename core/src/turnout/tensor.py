@@ -16,13 +16,13 @@ import numpy as np
 
 from turnout.errors import InvalidInput
 
-__all__ = ["Tensor", "host_results", "host_value"]
+__all__ = ["DLPACK_CODES", "DLPACK_DTYPES", "DLTensor", "DLVersioned", "Tensor", "host_results", "host_value", "is_elsewhere", "struct_of"]
 
 _CPU = 1  # dlpack.h, kDLCPU
 _DEVICE_NAMES = {1: "cpu", 2: "cuda", 3: "cpu", 8: "metal", 10: "rocm", 13: "cuda"}
 
 # ml_dtypes type -> (DLDataTypeCode, bits); dlpack.h 1.1
-_CODES: dict[np.dtype[Any], tuple[int, int]] = {
+DLPACK_CODES: dict[np.dtype[Any], tuple[int, int]] = {
     np.dtype(ml_dtypes.bfloat16): (4, 16),
     np.dtype(ml_dtypes.float8_e4m3fn): (10, 8),
     np.dtype(ml_dtypes.float8_e4m3fnuz): (11, 8),
@@ -30,11 +30,11 @@ _CODES: dict[np.dtype[Any], tuple[int, int]] = {
     np.dtype(ml_dtypes.float8_e5m2fnuz): (13, 8),
     np.dtype(ml_dtypes.float8_e8m0fnu): (14, 8),
 }
-_DTYPES = {code: dtype for dtype, code in _CODES.items()}
+DLPACK_DTYPES = {code: dtype for dtype, code in DLPACK_CODES.items()}
 _CARRIERS: dict[int, np.dtype[Any]] = {16: np.dtype(np.uint16), 8: np.dtype(np.uint8)}
 
 
-class _DLTensor(ctypes.Structure):
+class DLTensor(ctypes.Structure):
     """DLTensor of dlpack.h; DLManagedTensor, what a capsule "dltensor" holds, begins with it."""
 
     _fields_ = (
@@ -51,7 +51,7 @@ class _DLTensor(ctypes.Structure):
     )
 
 
-class _Versioned(ctypes.Structure):
+class DLVersioned(ctypes.Structure):
     """DLManagedTensorVersioned of dlpack.h: what a capsule "dltensor_versioned" holds, and what a read-only array needs."""
 
     _fields_ = (
@@ -60,7 +60,7 @@ class _Versioned(ctypes.Structure):
         ("manager_ctx", ctypes.c_void_p),
         ("deleter", ctypes.c_void_p),
         ("flags", ctypes.c_uint64),
-        ("tensor", _DLTensor),
+        ("tensor", DLTensor),
     )
 
 
@@ -71,15 +71,16 @@ _is_named = ctypes.pythonapi.PyCapsule_IsValid
 _is_named.argtypes = (ctypes.py_object, ctypes.c_char_p)
 
 
-def _struct(capsule: Any) -> _DLTensor:
+def struct_of(capsule: Any) -> DLTensor:
+    """What a DLPack capsule that nobody has consumed yet points to; it lives as long as the capsule."""
     if _is_named(capsule, b"dltensor_versioned"):
-        inner: _DLTensor = _Versioned.from_address(_pointer_of(capsule, b"dltensor_versioned")).tensor
+        inner: DLTensor = DLVersioned.from_address(_pointer_of(capsule, b"dltensor_versioned")).tensor
         return inner
-    return _DLTensor.from_address(_pointer_of(capsule, b"dltensor"))
+    return DLTensor.from_address(_pointer_of(capsule, b"dltensor"))
 
 
 class Tensor:
-    """An array of one of ONNX's element types, somewhere.
+    """An array of one of ONNX's element types, somewhere. `Model.run_on_device` gives those that are not in host memory.
 
     data: a NumPy array (host memory), or anything with `__dlpack__` (any device). Nothing is copied.
     dtype: NumPy dtype, with ml_dtypes for bfloat16, float8 and int4 (int4: one element a byte). shape: tuple of int.
@@ -110,11 +111,11 @@ class Tensor:
         """A DLPack capsule; every ONNX element type but strings and the packed ones (int4) can cross."""
         if not isinstance(self._data, np.ndarray):
             return self._data.__dlpack__(**asked)
-        code = _CODES.get(self._data.dtype)
+        code = DLPACK_CODES.get(self._data.dtype)
         if code is None:
             return self._data.__dlpack__(**asked)
         capsule = self._data.view(_CARRIERS[code[1]]).__dlpack__(**asked)
-        struct = _struct(capsule)
+        struct = struct_of(capsule)
         struct.code, struct.bits = code
         return capsule
 
@@ -144,8 +145,8 @@ def _from_dlpack(value: Any) -> np.ndarray[Any, Any]:
         capsule = value.__dlpack__(max_version=(1, 0))
     except TypeError:  # a library from before DLPack 1.0
         capsule = value.__dlpack__()
-    struct = _struct(capsule)
-    dtype = _DTYPES.get((struct.code, struct.bits))
+    struct = struct_of(capsule)
+    dtype = DLPACK_DTYPES.get((struct.code, struct.bits))
     if dtype is None:
         return np.from_dlpack(_Capsule(capsule))
     struct.code = 1  # kDLUInt
@@ -159,6 +160,12 @@ def _to_host(value: Any) -> np.ndarray[Any, Any]:
             copied = getattr(value, method)()
             return copied if isinstance(copied, np.ndarray) else _from_dlpack(copied)
     return np.from_dlpack(value, device="cpu", copy=True)
+
+
+def is_elsewhere(value: Any) -> bool:
+    """Whether it is a tensor outside host memory."""
+    find = getattr(value, "__dlpack_device__", None)
+    return find is not None and not isinstance(value, np.ndarray) and int(find()[0]) != _CPU
 
 
 def host_value(value: Any, dtype: np.dtype[Any] | None, name: str, kind: str = "tensor") -> Any:

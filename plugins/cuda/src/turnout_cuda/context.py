@@ -24,16 +24,16 @@ _LOST = {46, 100, 101, 214, 219, 226, 700, 702, 708, 709, 714, 715, 716, 717, 71
 class Memory:
     """A piece of device memory, given back when nobody holds it any more. Frees in the stream's order, so never too early."""
 
-    __slots__ = ("_context", "address", "nbytes")
+    __slots__ = ("address", "context", "nbytes")
 
     def __init__(self, context: Context, nbytes: int) -> None:
-        self._context = context
+        self.context = context
         self.nbytes = nbytes
         self.address = context.reserve(nbytes)
 
     def __del__(self) -> None:
         with contextlib.suppress(Exception):  # the interpreter may be going down, and the driver with it
-            self._context.release(self.address)
+            self.context.release(self.address)
 
 
 class Context:
@@ -110,6 +110,32 @@ class Context:
             self.check(self.driver.cuMemcpyDtoHAsync(array.ctypes.data, address, array.nbytes, self.stream))
         self.check(self.driver.cuStreamSynchronize(self.stream))
         return array
+
+    def copied(self, tensor: DeviceTensor) -> DeviceTensor:
+        """Another tensor of the same values."""
+        self.enter()
+        memory = Memory(self, tensor.nbytes)
+        if tensor.nbytes:
+            self.check(self.driver.cuMemcpyAsync(memory.address, tensor.address, tensor.nbytes, self.stream))
+        return DeviceTensor(tensor.shape, tensor.dtype, memory, tensor.mirror)
+
+    # streams
+
+    def follow(self, first: Any, then: Any) -> None:
+        """Whatever is asked of the stream `then` from now on waits for all that was asked of `first`."""
+        driver = self.driver
+        event = self.check(driver.cuEventCreate(driver.CUevent_flags.CU_EVENT_DISABLE_TIMING.value))
+        try:
+            self.check(driver.cuEventRecord(event, first))
+            self.check(driver.cuStreamWaitEvent(then, event, 0))
+        finally:
+            driver.cuEventDestroy(event)
+
+    def settle(self, *, everything: bool = False) -> None:
+        """Waits until all that was asked for is done, of our stream or of the whole device."""
+        if not self.lost:
+            self.driver.cuCtxSetCurrent(self._context)
+            self.check(self.driver.cuCtxSynchronize() if everything else self.driver.cuStreamSynchronize(self.stream))
 
     # kernels
 

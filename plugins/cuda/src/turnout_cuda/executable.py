@@ -168,7 +168,10 @@ class CudaExecutable(Executable):
             self._arena = None
             self._arena = Memory(self._context, prepared.arena_bytes)
         prepared.point(values, addresses, self._arena.address if self._arena is not None else 0)
-        prepared.run(graphs=self._graphs)
+        try:
+            prepared.run(graphs=self._graphs)
+        finally:
+            prepared.let_go()
 
     def _given(self, prepared: Prepared, buffer: Buffer, out: Sequence[Any] | None) -> Any:
         """The caller's own memory for an output, where he gave some that fits."""
@@ -230,6 +233,7 @@ class Prepared:
                 for word in words:
                     self._words[word] = buffer.address
         self._arena = -1
+        self._now: tuple[Sequence[DeviceTensor], dict[Buffer, Any], int] = ((), {}, 0)
         self._graphs: dict[tuple[int, ...], Any] = {}
         self._last: tuple[int, ...] = ()
         moved = [one for step in segment.steps if isinstance(step, Move) for one in (*step.reads, *step.writes)]
@@ -299,6 +303,10 @@ class Prepared:
             self._issue()
         else:
             self._context.check(self._context.driver.cuGraphLaunch(graph, self._context.stream))
+
+    def let_go(self) -> None:
+        """Holds no run's memory any longer."""
+        self._now = ((), {}, 0)
 
     def _capture(self) -> Any:
         """What `_issue` does, recorded on a stream of its own: other threads go on with theirs meanwhile."""

@@ -105,12 +105,28 @@ class CudaProvider(Provider):
     def to_device(self, array: Any, device: Device) -> Any:
         import numpy as np
 
+        from turnout_cuda.tensor import DeviceTensor
+
         if isinstance(array, list):
             return [self.to_device(one, device) for one in array]
+        if isinstance(array, DeviceTensor):  # what `from_dlpack` made
+            return array
         array = np.asarray(array) if isinstance(array, np.generic) else array
         if not isinstance(array, np.ndarray) or array.dtype == object:
             return array  # None, or strings: they pass through, and no kernel takes them
         return self.context(device).upload(array)
+
+    def from_dlpack(self, value: Any, device: Device) -> Any | None:
+        from turnout.tensor import Tensor
+        from turnout_cuda.dlpack import borrow
+        from turnout_cuda.tensor import DeviceTensor
+
+        context = self.context(device)
+        own = value._data if isinstance(value, Tensor) else value
+        if isinstance(own, DeviceTensor) and own.memory.context is context:
+            return DeviceTensor(own.shape, own.dtype, own.memory)
+        found = borrow(context, value)
+        return None if found is None else DeviceTensor(*found)
 
     def to_host(self, value: Any, device: Device) -> Any:
         from turnout_cuda.tensor import DeviceTensor
