@@ -12,6 +12,7 @@ from turnout.formats import open_source
 from turnout_cuda.array import Buffer, Launch, Move
 from turnout_cuda.dry import launches, steps
 from turnout_cuda.fuse import broadcast_strides, collapse
+from turnout_cuda.graph import dependencies
 from turnout_cuda.memory import ALIGNMENT, place
 
 
@@ -46,6 +47,35 @@ def test_buffers_that_live_at_once_never_overlap(launched: list[Launch]) -> None
             apart = offsets[a] + a.nbytes <= offsets[b] or offsets[b] + b.nbytes <= offsets[a]
             # in one place only where a kernel writes over what it reads for the last time
             assert apart or (a, b) in allowed or (b, a) in allowed
+
+
+@given(plans())
+def test_a_graph_orders_all_that_touches_the_same_bytes(launched: list[Launch]) -> None:
+    offsets, _ = place(launched)
+    waits = dependencies(launched, offsets)
+    before: list[set[int]] = []
+    for own in waits:
+        before.append(set(own).union(*(before[number] for number in own)))
+
+    def touched(step: Launch) -> list[tuple[int, int, bool]]:
+        rows = [(one, False) for one in step.reads] + [(one, True) for one in step.writes]
+        return [(offsets[one], offsets[one] + max(one.nbytes, 1), writes) for one, writes in rows]
+
+    for later, step in enumerate(launched):
+        for earlier in range(later):
+            clash = any(
+                (one or other) and start < end and begin < stop
+                for start, stop, one in touched(launched[earlier])
+                for begin, end, other in touched(step)
+            )
+            assert not clash or earlier in before[later]
+
+
+def test_what_does_not_depend_on_each_other_may_run_at_once() -> None:
+    node = helper.make_node
+    found = _launched(_model(node("Softmax", ["x"], ["a"]), node("LogSoftmax", ["x"], ["b"]), node("Add", ["a", "b"], ["y"])))
+    offsets, _ = place(found)
+    assert dependencies(found, offsets) == [[], [], [0, 1]]
 
 
 @given(st.lists(st.integers(1, 4), max_size=5), st.data())

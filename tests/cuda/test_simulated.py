@@ -228,3 +228,71 @@ def test_dlpack_in_reads_the_memory_of_others() -> None:
             assert np.array_equal(on_cpu.run(x=foreign)["y"], 2 * np.ones((2, 4)))
             assert isinstance(on_cpu.run_on_device(x=x)["y"], np.ndarray)
     """)
+
+
+def test_runs_from_host_arrays_are_replayed_too() -> None:
+    said = run("""
+        text = "g (float[8, 8] x) => (float[8, 8] y) { a = Softmax(x) b = MatMul(a, a) c = Softmax(b) d = MatMul(c, a) y = Softmax(d) }"
+        loaded = turnout.load(model(text), device="cuda")
+        context = cuda.context(cuda.probe()[0])
+        counted = {"cuGraphLaunch": 0, "cuLaunchKernel": 0}
+        class Counting:
+            def __getattr__(self, name):
+                if name in counted:
+                    counted[name] += 1
+                return getattr(plain, name)
+        plain, context.driver = context.driver, Counting()
+        with turnout.load(model(text), device="cpu") as other:
+            for number in range(6):
+                x = np.random.default_rng(number).standard_normal((8, 8)).astype("f")
+                got = loaded.run(x=x)["y"]
+                assert np.allclose(got, other.run(x=x)["y"], atol=1e-6)
+                del got
+        print(counted["cuGraphLaunch"])
+    """)
+    assert int(said) >= 4  # the first run is issued, the second at the same addresses recorded
+
+
+def test_too_little_memory_says_what_was_asked_for_and_what_was_free() -> None:
+    said = run(
+        """
+        loaded = turnout.load(model("g (float[N] x) => (float[N] y) { y = Neg(x) }"), device="cuda")
+        try:
+            loaded.run(x=np.zeros(5 << 20, "f"))
+        except turnout.errors.OutOfMemory as error:
+            print(error.message)
+        print(loaded.run(x=np.ones(3, "f"))["y"])
+        try:
+            loaded.run_on_device(x=np.zeros(3 << 20, "f"))
+        except turnout.errors.OutOfMemory as error:
+            print(error.message)
+        """,
+        TURNOUT_CUDASIM_MEMORY="16",
+    )
+    first, after, second = said.splitlines()
+    assert "20 MiB were asked for, and" in first
+    assert "MiB of 16 MiB are free" in first
+    assert after == "[-1. -1. -1.]"
+    assert "12 MiB were asked for" in second  # the input was there already: the output's memory was not
+
+
+def test_a_lost_device_is_said_once_and_for_all() -> None:
+    run("""
+        from turnout.errors import DeviceLost
+        loaded = turnout.load(model("g (float[N] x) => (float[N] y) { y = Neg(x) }"), device="cuda")
+        loaded.run(x=np.ones(3, "f"))
+        context = cuda.context(cuda.probe()[0])
+        class Failing:
+            def __getattr__(self, name):
+                plain = getattr(driver, name)
+                return (lambda *given: (driver.CUresult.CUDA_ERROR_ECC_UNCORRECTABLE,)) if name == "cuStreamSynchronize" else plain
+        driver, context.driver = context.driver, Failing()
+        for _ in range(2):
+            try:
+                loaded.run(x=np.ones(3, "f"))
+            except DeviceLost as error:
+                print(error.message)
+                assert error.hint
+            else:
+                raise AssertionError
+    """)

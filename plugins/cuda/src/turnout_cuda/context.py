@@ -52,7 +52,7 @@ class Context:
         self._modules: list[Any] = []
         self.check(driver.cuInit(0))
         device = self.check(driver.cuDeviceGet(gpu.ordinal))
-        self._context = self.check(driver.cuDevicePrimaryCtxRetain(device))
+        self.handle = self.check(driver.cuDevicePrimaryCtxRetain(device))
         self.enter()
         self.stream = self.check(driver.cuStreamCreate(driver.CUstream_flags.CU_STREAM_NON_BLOCKING.value))
         pool = self.check(driver.cuDeviceGetDefaultMemPool(device))
@@ -65,7 +65,7 @@ class Context:
         """Makes this the calling thread's context. Raises DeviceLost."""
         if self.lost:
             raise DeviceLost(f"{self.gpu.name} is gone", hint="start the program again; nvidia-smi says whether the GPU is still there")
-        self.check(self.driver.cuCtxSetCurrent(self._context))
+        self.check(self.driver.cuCtxSetCurrent(self.handle))
 
     # memory
 
@@ -88,7 +88,7 @@ class Context:
     def release(self, address: int) -> None:
         """Gives memory back, once all that was asked for before is done."""
         if not self.lost:
-            self.driver.cuCtxSetCurrent(self._context)
+            self.driver.cuCtxSetCurrent(self.handle)
             self.driver.cuMemFreeAsync(address, self.stream)
 
     def upload(self, array: np.ndarray[Any, Any]) -> DeviceTensor:
@@ -134,7 +134,7 @@ class Context:
     def settle(self, *, everything: bool = False) -> None:
         """Waits until all that was asked for is done, of our stream or of the whole device."""
         if not self.lost:
-            self.driver.cuCtxSetCurrent(self._context)
+            self.driver.cuCtxSetCurrent(self.handle)
             self.check(self.driver.cuCtxSynchronize() if everything else self.driver.cuStreamSynchronize(self.stream))
 
     # kernels

@@ -14,6 +14,7 @@ from turnout.provider import Executable
 from turnout_cuda.array import Array, Buffer, Launch, Move
 from turnout_cuda.context import Context, Memory
 from turnout_cuda.element import element_of
+from turnout_cuda.graph import Recorded
 from turnout_cuda.memory import place
 from turnout_cuda.partition import Partition
 from turnout_cuda.tensor import MIRRORED, DeviceTensor
@@ -28,7 +29,7 @@ PLANS = 64
 """Sets of shapes that an executable remembers the plan of."""
 
 GRAPH, GRAPHS = 4, 4
-"""Launches from which on a segment is worth recording as a CUDA graph, and sets of addresses that it is recorded for."""
+"""Steps from which on a segment is worth recording as a CUDA graph, and sets of addresses of its copies that it is recorded for."""
 
 
 class CudaExecutable(Executable):
@@ -201,17 +202,13 @@ def _address(buffer: Buffer, values: Sequence[DeviceTensor], addresses: dict[Buf
     return buffer.address if buffer.home == "constant" else int(addresses[buffer].address)
 
 
-_STREAM = 8
-"""Where the stream stands among the arguments of cuLaunchKernel."""
-
 _NUMPY = {"int": np.int32, "long long": np.int64, "double": np.float64, "float": np.float32}
 
 
 class Prepared:
     """A segment with everything written down that a run needs: argument blocks, and which words of them hold which address.
 
-    `point` writes the addresses that changed since the last run; `run` makes the launches, one call of the driver for each, or replays
-    them as one CUDA graph.
+    `point` writes this run's addresses; `run` makes the launches, one call of the driver for each, or replays them as one CUDA graph.
     """
 
     def __init__(self, segment: Segment, context: Context) -> None:
@@ -228,14 +225,17 @@ class Prepared:
         self.own = [buffer for buffer in touched if buffer.home in ("kept", "output")]
         self._scratch = [(word, offsets[buffer]) for buffer, words in places.items() if buffer.home == "scratch" for word in words]
         self._outer = [(buffer, words) for buffer, words in places.items() if buffer.home in ("input", "kept", "output")]
+        self._readers = [self._steps_at(words) for _, words in self._outer]
         for buffer, words in places.items():
             if buffer.home == "constant":
                 for word in words:
                     self._words[word] = buffer.address
         self._arena = -1
+        self._outside: tuple[int, ...] = ()
+        self._key: tuple[int, ...] = ()
         self._now: tuple[Sequence[DeviceTensor], dict[Buffer, Any], int] = ((), {}, 0)
-        self._graphs: dict[tuple[int, ...], Any] = {}
-        self._last: tuple[int, ...] = ()
+        self._graphs: dict[tuple[int, ...], Recorded] = {}
+        self._runs = 0
         moved = [one for step in segment.steps if isinstance(step, Move) for one in (*step.reads, *step.writes)]
         self._moved = [one for one in dict.fromkeys(moved) if one.home in ("input", "kept", "output")]
         self._moves = {step for step in range(len(segment.steps)) if not isinstance(segment.steps[step], Launch)}
@@ -245,7 +245,8 @@ class Prepared:
         """One word of eight bytes for each argument of each launch."""
         places: dict[Buffer, list[int]] = {}
         words: list[np.ndarray[Any, Any]] = []
-        for step in self.segment.steps:
+        self._step_of: list[int] = []
+        for number, step in enumerate(self.segment.steps):
             for kind, value in step.arguments if isinstance(step, Launch) else ():
                 word = np.zeros(8, np.uint8)
                 if isinstance(value, Buffer):
@@ -256,6 +257,7 @@ class Prepared:
                     raw = np.array([value], _NUMPY[kind])
                     word[: raw.nbytes] = raw.view(np.uint8)
                 words.append(word)
+                self._step_of.append(number)
         return (np.concatenate(words) if words else np.zeros(8, np.uint8)).view(np.uint64), places
 
     def _launches(self) -> list[tuple[Any, ...]]:
@@ -277,7 +279,7 @@ class Prepared:
     def point(self, values: Sequence[DeviceTensor], addresses: dict[Buffer, Any], arena: int) -> None:
         """Writes this run's addresses."""
         words = self._words
-        now = [arena]
+        now = []
         for buffer, places in self._outer:
             address = values[buffer.address].address if buffer.home == "input" else addresses[buffer].address
             now.append(address)
@@ -288,54 +290,43 @@ class Prepared:
                 words[word] = arena + offset
             self._arena = arena
         self._now = (values, addresses, arena)
-        self._key = (*now, *(self._at(buffer) for buffer in self._moved))
+        self._outside = tuple(now)
+        self._key = (arena, *(self._at(buffer) for buffer in self._moved))
 
     def run(self, *, graphs: bool) -> None:
-        """Does the work of the segment: as a CUDA graph where it has run at these addresses before, launch by launch where not."""
-        if not graphs or len(self._calls) < GRAPH:
+        """Does the work of the segment: launch by launch at first, and as a CUDA graph from the second run on."""
+        self._runs += 1
+        if not graphs or len(self._calls) < GRAPH or self._runs < 2:
             self._issue()
             return
-        graph = self._graphs.get(self._key)
-        if graph is None and self._key == self._last:
-            graph = self._capture()
-        self._last = self._key
-        if graph is None:
-            self._issue()
-        else:
-            self._context.check(self._context.driver.cuGraphLaunch(graph, self._context.stream))
+        graph = self._graphs.get(self._key) or self._record()
+        if graph.told != self._outside:
+            pairs = zip(self._readers, graph.told, self._outside, strict=True)
+            graph.tell(dict.fromkeys(step for steps, before, now in pairs if before != now for step in steps))
+            graph.told = self._outside
+        graph.launch()
+
+    def _record(self) -> Recorded:
+        if len(self._graphs) >= GRAPHS:
+            self.forget()
+        steps = self.segment.steps
+        moved = {buffer: self._at(buffer) for step in steps if isinstance(step, Move) for buffer in (*step.reads, *step.writes)}
+        graph = self._graphs[self._key] = Recorded(self._context, steps, self._offsets, self._calls, moved)
+        graph.told = self._outside
+        return graph
+
+    def _steps_at(self, words: Sequence[int]) -> list[int]:
+        """The steps whose arguments these words are."""
+        return list(dict.fromkeys(self._step_of[word] for word in words))
 
     def let_go(self) -> None:
         """Holds no run's memory any longer."""
         self._now = ((), {}, 0)
 
-    def _capture(self) -> Any:
-        """What `_issue` does, recorded on a stream of its own: other threads go on with theirs meanwhile."""
-        driver, context = self._context.driver, self._context
-        stream = context.check(driver.cuStreamCreate(driver.CUstream_flags.CU_STREAM_NON_BLOCKING.value))
-        try:
-            context.check(driver.cuStreamBeginCapture(stream, driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED))
-            try:
-                for number, call in enumerate(self._calls):
-                    moved = number in self._moves
-                    context.check(
-                        self._move(call, stream) if moved else driver.cuLaunchKernel(*call[:_STREAM], stream, *call[_STREAM + 1 :])
-                    )
-            finally:
-                recorded = context.check(driver.cuStreamEndCapture(stream))
-        finally:
-            driver.cuStreamDestroy(stream)
-        graph = context.check(driver.cuGraphInstantiate(recorded, 0))
-        context.check(driver.cuGraphDestroy(recorded))
-        if len(self._graphs) >= GRAPHS:
-            self.forget()
-        self._graphs[self._key] = graph
-        return graph
-
     def forget(self) -> None:
         """Gives the recorded graphs back."""
         while self._graphs:
-            _, graph = self._graphs.popitem()
-            self._context.driver.cuGraphExecDestroy(graph)
+            self._graphs.popitem()[1].close()
         for following in self.following.values():
             following.forget()
 
