@@ -37,3 +37,13 @@ def test_each_family_is_a_module() -> None:
 
     there = {path.stem for path in Path(turnout_cuda.operators.__file__).parent.glob("[a-z]*.py")}
     assert there == set(MODULES)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the simulator stands in for Linux's driver only")
+def test_every_row_of_the_benchmark_can_be_measured() -> None:
+    script = Path(__file__).parents[1] / "benchmarks" / "cuda.py"
+    done = subprocess.run([sys.executable, str(script), "--tiny"], capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(done.stdout.splitlines()) > 25
+    assert "not measured" not in done.stdout
