@@ -94,7 +94,8 @@ class _Builder:
         for value in plan.graph.outputs:
             self._end(value)
         self._find_takers(inputs)
-        program.direct = self._direct()
+        program.whole = self._whole()
+        program.direct = program.whole if program.whole is not None and plan.steps[0].device.on_host else None
         if program.direct is not None:
             program.run_direct = guarded(program.direct, plan.steps[0].device)
         return program
@@ -248,10 +249,10 @@ class _Builder:
         slot = self.slots[value, _memory(device)] = len(self.program._template) - 1
         return slot
 
-    def _direct(self) -> Executable | None:
+    def _whole(self) -> Executable | None:
         """The single executable whose inputs and outputs are the program's own, in order."""
         plan = self.plan
-        if len(plan.steps) != 1 or not isinstance(plan.steps[0], Partition) or not plan.steps[0].device.on_host:
+        if len(plan.steps) != 1 or not isinstance(plan.steps[0], Partition):
             return None
         if not self.program.executables:  # a model without outputs runs nothing
             return None

@@ -218,7 +218,7 @@ class Model:
     @property
     def executable(self) -> Executable | None:
         """What one provider made of the whole model, where one did: for plugins that know more of it than its inputs and outputs."""
-        return self._opened().direct
+        return self._opened().whole
 
     def explain(self) -> Explanation:
         """Who runs what, and why: print it, or take `.to_dict()`, `.node(name)`, `.to_html()`."""

@@ -25,6 +25,8 @@ class Program:
         self.executables: list[Executable] = []
         self.direct: Executable | None = None
         """The one executable, where it is the whole of the program and in host memory."""
+        self.whole: Executable | None = None
+        """The one executable, where it is the whole of the program, wherever its device has its memory."""
         self.run_direct: Callable[..., Sequence[Any]] | None = None
         """Its `run(values, out)`, errors of a plugin's own turned into turnout's."""
         self._template: Slots = []
@@ -101,7 +103,7 @@ def of_one(executable: Executable, device: Device, width: int, height: int) -> P
     """The program that is one executable of `width` inputs and `height` outputs in host memory, and nothing around it."""
     program = Program()
     program.executables.append(executable)
-    program.direct, program.run_direct = executable, guarded(executable, device)
+    program.direct, program.whole, program.run_direct = executable, executable, guarded(executable, device)
     program._inputs = list(range(width))
     program._ends = [(slot, []) for slot in range(width, width + height)]
     program._there = [(slot, [], HOST) for slot, _ in program._ends]

@@ -17,6 +17,7 @@ from turnout_cuda.element import element_of
 from turnout_cuda.graph import Recorded
 from turnout_cuda.memory import place
 from turnout_cuda.partition import Partition
+from turnout_cuda.session import DeviceSession, decoder_of
 from turnout_cuda.tensor import MIRRORED, DeviceTensor
 from turnout_cuda.trace import Segment, State, Trace
 
@@ -39,7 +40,9 @@ class CudaExecutable(Executable):
         self._context = context
         self._graphs = graphs
         self._partition = Partition(graph)
-        self._lock = threading.Lock()
+        self._decoder = decoder_of(graph)
+        self.lock = threading.RLock()
+        """Held while the arena's address is in use; a session that replays a graph holds it too."""
         self._plans: dict[Any, Prepared] = {}
         self._arena: Memory | None = None
         self._closed = False
@@ -67,7 +70,7 @@ class CudaExecutable(Executable):
         if self._closed:
             raise Closed("this model was closed")
         context = self._context
-        with self._lock:
+        with self.lock:
             context.enter()
             in_place = self._in_place(values, out)
             key = self._key(values), *in_place
@@ -81,9 +84,38 @@ class CudaExecutable(Executable):
             self._launch(prepared, values, addresses, out)
             return [_result(array, values, addresses) for array in prepared.segment.outputs]
 
+    @property
+    def arena(self) -> int:
+        """Where intermediate values lie now; a longer run may move them."""
+        return self._arena.address if self._arena is not None else 0
+
+    @property
+    def new_session(self) -> Any:
+        """How to make sessions that hold their caches on the device; None where the graph is no decoder."""
+        decoder = self._decoder
+        return None if decoder is None else lambda: DeviceSession(self, self._context, decoder)
+
+    def recorded(self, values: Sequence[Any], out: Sequence[Any]) -> Recorded:
+        """A run at these addresses as a CUDA graph, which the caller launches and closes.
+
+        He holds `lock` for that, and records anew when `arena` is another.
+        """
+        if self._closed:
+            raise Closed("this model was closed")
+        in_place = self._in_place(values, out)
+        key = self._key(values), *in_place
+        prepared = self._plans.get(key) or self._first(key, values, in_place)
+        if prepared.segment.waits is not None:
+            raise RunError("shapes of this decoder follow from values", hint="use run()")
+        prepared.point(values, self._addresses(prepared, {}, out), self.arena)
+        try:
+            return prepared.recorded()
+        finally:
+            prepared.let_go()
+
     def close(self) -> None:
         self._closed = True
-        with self._lock:
+        with self.lock:
             for prepared in self._plans.values():
                 prepared.forget()
             self._plans.clear()
@@ -162,17 +194,22 @@ class CudaExecutable(Executable):
     # runs
 
     def _launch(self, prepared: Prepared, values: Sequence[DeviceTensor], addresses: dict[Buffer, Any], out: Sequence[Any] | None) -> None:
+        self._addresses(prepared, addresses, out)
+        prepared.point(values, addresses, self.arena)
+        try:
+            prepared.run(graphs=self._graphs)
+        finally:
+            prepared.let_go()
+
+    def _addresses(self, prepared: Prepared, addresses: dict[Buffer, Any], out: Sequence[Any] | None) -> dict[Buffer, Any]:
+        """Memory for what the segment keeps and gives, and an arena that is long enough."""
         for buffer in prepared.own:
             if buffer not in addresses:
                 addresses[buffer] = self._given(prepared, buffer, out) or Memory(self._context, buffer.nbytes)
         if prepared.arena_bytes and (self._arena is None or self._arena.nbytes < prepared.arena_bytes):
             self._arena = None
             self._arena = Memory(self._context, prepared.arena_bytes)
-        prepared.point(values, addresses, self._arena.address if self._arena is not None else 0)
-        try:
-            prepared.run(graphs=self._graphs)
-        finally:
-            prepared.let_go()
+        return addresses
 
     def _given(self, prepared: Prepared, buffer: Buffer, out: Sequence[Any] | None) -> Any:
         """The caller's own memory for an output, where he gave some that fits."""
@@ -309,9 +346,14 @@ class Prepared:
     def _record(self) -> Recorded:
         if len(self._graphs) >= GRAPHS:
             self.forget()
+        graph = self._graphs[self._key] = self.recorded()
+        return graph
+
+    def recorded(self) -> Recorded:
+        """The segment as a graph at this run's addresses."""
         steps = self.segment.steps
         moved = {buffer: self._at(buffer) for step in steps if isinstance(step, Move) for buffer in (*step.reads, *step.writes)}
-        graph = self._graphs[self._key] = Recorded(self._context, steps, self._offsets, self._calls, moved)
+        graph = Recorded(self._context, steps, self._offsets, self._calls, moved)
         graph.told = self._outside
         return graph
 

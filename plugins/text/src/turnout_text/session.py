@@ -3,8 +3,8 @@
 The writer (writer.py) works on this alone. Whoever can run a language model can serve it:
 
 - a graph with a cache in its inputs and outputs, on any provider (caches.py); turnout's own, and what exporters make;
-- a provider that takes a file whole: its executable has a method `new_session()` that returns an object of this interface. It need not
-  inherit from `Session`, so that such a plugin does not depend on this one.
+- a provider whose executable is the whole model, and has a method `new_session()` that returns an object of this interface: because it
+  takes files whole, or keeps caches on its device. It need not inherit from `Session`, so that such a plugin does not depend on this one.
 """
 
 from __future__ import annotations
