@@ -1,11 +1,13 @@
 """How much each way of computing a quantised model loses: SmolLM2 in 17 quantisations.
 
-    uv run python tests/benchmarks/quality.py
+    uv run python tests/benchmarks/quality.py --genai PYTHON
 
 For each type: perplexity of a paragraph in float32 on the dequantised weights (the oracle: NumPy, with the gguf package's dequantisation);
-then for turnout's exact path, its fast path, and llama.cpp, the perplexity and on which share of the tokens the likeliest next token is
-the oracle's. llama.cpp, and its quantiser, come with the package cyllama in an environment of its own under .cache. The table is
-printed, and written to tests/benchmarks/results/quality.md with the date and this command.
+then for turnout's exact path, its fast path, llama.cpp and onnxruntime-genai, the perplexity and on which share of the tokens the likeliest
+next token is the oracle's. llama.cpp, and its quantiser, come with the package cyllama in an environment of its own under .cache.
+onnxruntime-genai cannot read a GGUF: its builder quantises the dequantised weights anew, to int4, by its defaults. PYTHON is one that
+has what genai_folder.py names; without --genai that column is left out. The table is printed, and with all types written to
+tests/benchmarks/results/quality.md with the date and this command.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ LLAMA = "cyllama==0.2.18"
 # llama.cpp's file types by number (enum llama_ftype in llama.h); Q4_1 is the file itself
 TYPES = {"Q4_1": 3, "F32": 0, "F16": 1, "BF16": 32, "Q8_0": 7, "Q4_0": 2, "Q5_0": 8, "Q5_1": 9, "Q2_K": 10, "Q3_K_M": 12, "Q4_K_M": 15}
 TYPES |= {"Q5_K_M": 17, "Q6_K": 18, "IQ4_NL": 25, "IQ4_XS": 30, "TQ1_0": 36, "TQ2_0": 37}
-TITLE = ("type", "MB", "oracle", "exact", "agrees", "fast", "agrees", "llama.cpp", "agrees")
+TITLE = ("type", "MB", "oracle", "exact", "agrees", "fast", "agrees", "llama.cpp", "agrees", "genai int4", "agrees")
 
 
 # in llama.cpp's environment ---------------------------------------------------------------------------------------------
@@ -59,6 +61,22 @@ def llama_logits(path: str, ids: Sequence[int], target: str) -> None:
     np.save(target, np.array([context.get_logits_ith(i) for i in range(len(ids))], np.float32))
 
 
+def genai_logits(path: str, ids: Sequence[int], target: str) -> None:
+    """In the environment of onnxruntime-genai: the builder's int4 of the file, and its logits."""
+    import numpy as np
+    import onnxruntime_genai as genai
+    from genai_folder import main as made
+
+    with tempfile.TemporaryDirectory() as folder:
+        made(Path(path), Path(folder))
+        model = genai.Model(folder)
+        options = genai.GeneratorParams(model)
+        options.set_search_options(max_length=len(ids) + 1)
+        generator = genai.Generator(model, options)
+        generator.append_tokens(np.array(ids, np.int32))
+        np.save(target, generator.get_output("logits")[0].astype(np.float32))
+
+
 def in_llamas_environment(task: Sequence[str]) -> int:
     from cyllama.llama import llama_cpp
 
@@ -84,7 +102,7 @@ def llama(*task: Any) -> None:
     subprocess.run([str(python), __file__, "--llama", *map(str, task)], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def rows(kinds: Sequence[str], folder: Path) -> Iterator[tuple[str, ...]]:
+def rows(kinds: Sequence[str], folder: Path, genai: str | None) -> Iterator[tuple[str, ...]]:
     import numpy as np
     import packages
     from forward import Oracle
@@ -103,14 +121,18 @@ def rows(kinds: Sequence[str], folder: Path) -> Iterator[tuple[str, ...]]:
         oracle = Oracle(read(path), np.float32).logits(ids)
         llama("logits", path, ",".join(map(str, ids)), folder / "logits.npy")
         found = {"llama.cpp": np.load(folder / "logits.npy")}
+        if genai is not None:
+            run = [genai, __file__, "--genai-logits", str(path), ",".join(map(str, ids)), str(folder / "genai.npy")]
+            subprocess.run(run, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            found["genai"] = np.load(folder / "genai.npy")
         for accuracy in ("exact", "fast"):
             with load(path, accuracy=accuracy) as model:
                 found[accuracy] = logits_of(model, ids)
         wanted = perplexity(oracle, ids)
         cells = [kind, f"{path.stat().st_size / 1e6:.0f}", f"{wanted:.3f}"]
-        for who in ("exact", "fast", "llama.cpp"):
+        for who in ("exact", "fast", "llama.cpp", *(["genai"] if genai is not None else [])):
             lost = perplexity(found[who], ids) - wanted
-            cells.append(f"{lost:+.4f}" if who == "exact" else f"{lost / wanted:+.2%}")
+            cells.append(f"{lost:+.4f}" if who == "exact" and wanted < 1000 else f"{lost / wanted:+.3%}")
             cells.append(f"{(found[who].argmax(-1) == oracle.argmax(-1)).mean():.3f}")
         yield tuple(cells)
         if path != original:
@@ -124,21 +146,32 @@ def line(cells: Sequence[str]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--types", nargs="*", default=list(TYPES), choices=list(TYPES))
+    parser.add_argument("--genai", metavar="PYTHON", help="a Python with torch, transformers, accelerate, gguf and onnxruntime-genai")
     parser.add_argument("--llama", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    parser.add_argument("--genai-logits", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.llama:
         return in_llamas_environment(given.llama)
+    if given.genai_logits:
+        path, ids, target = given.genai_logits
+        genai_logits(path, [int(one) for one in ids.split(",")], target)
+        return 0
     sys.path[:0] = [str(ROOT / "tests" / "gguf"), str(ROOT / "tests" / "models")]
-    lines = [line(TITLE), "|" + "|".join(["--:"] * len(TITLE)) + "|"]
+    title = TITLE if given.genai else TITLE[:-2]
+    lines = [line(title), "|" + "|".join(["--:"] * len(title)) + "|"]
     print("\n".join(lines), flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        for cells in rows(given.types, Path(folder)):
+        for cells in rows(given.types, Path(folder), given.genai):
             lines.append(line(cells))
             print(lines[-1], flush=True)
     import onnxruntime
 
-    said = f"{datetime.date.today()}, `uv run python tests/benchmarks/quality.py`, onnxruntime {onnxruntime.__version__}, {LLAMA}."
-    about = "Perplexity of the oracle, what the others have more or less of it, and how often they agree on the likeliest token."
+    how = " --genai PYTHON" if given.genai else ""
+    said = f"{datetime.date.today()}, `uv run python tests/benchmarks/quality.py{how}`, onnxruntime {onnxruntime.__version__}, {LLAMA}."
+    about = (
+        "Perplexity of the oracle, what the others have more or less of it, and how often they agree on the likeliest token. "
+        "TQ1_0 and TQ2_0 are made for models that were trained with three values a weight; of this one they leave nothing."
+    )
     if set(given.types) == set(TYPES):
         target = ROOT / "tests" / "benchmarks" / "results" / "quality.md"
         target.write_text("\n".join([f"{said} {about}", "", *lines, ""]), encoding="utf-8")

@@ -252,6 +252,11 @@ class Model:
         logits: np.ndarray[Any, Any] = self._writer().logits(tokens)
         return logits
 
+    def embed(self, texts: Sequence[str], **options: Any) -> np.ndarray[Any, Any]:
+        """A vector of each text, float32 [texts, width]. Needs an encoder, and the plugin turnout-text. Raises NotGenerative."""
+        vectors: np.ndarray[Any, Any] = self._writer().embed(texts, **options)
+        return vectors
+
     def _writer(self) -> Any:
         from turnout import plugins
 

@@ -74,7 +74,7 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 """Decoders by the name in the key general.architecture. Mistral's files say llama."""
 
-ENCODERS: tuple[str, ...] = ()
+ENCODERS: tuple[str, ...] = ("bert",)
 """What encoder.py builds."""
 
 # keys that would change the arithmetic of a decoder, with the values that do not

@@ -89,9 +89,14 @@ class GgufSource(Source):
         return identity(self.path)
 
     def model(self) -> ir.Model:
+        from turnout_gguf.architectures import ENCODERS, known
         from turnout_gguf.decoder import decoder
         from turnout_gguf.weights import Weights
 
+        if known(self.contents.metadata, self.name) in ENCODERS:
+            from turnout_gguf.encoder import encoder
+
+            return encoder(self.contents, Weights(self.contents, self._store()), exact=self._exact)
         return decoder(self.contents, Weights(self.contents, self._store()), exact=self._exact, batch=self._options.batch)
 
     def _store(self) -> Store | None:

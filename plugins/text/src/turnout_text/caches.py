@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 from turnout_text.session import NewSession, Session
 
 if TYPE_CHECKING:
+    from turnout.formats import Origin
     from turnout.model import Model, ValueInfo
 
-__all__ = ["Growing", "InPlace", "Recomputed", "sessions_over"]
+__all__ = ["Growing", "InPlace", "Recomputed", "context_of", "sessions_over"]
 
 _STEP = 256  # tokens; a cache is a multiple of it long
 _SEQUENCE = 2  # the axis of tokens in a cache [batch, heads, tokens, head]
@@ -50,14 +51,14 @@ def sessions_over(model: Model) -> NewSession | None:
     shape = _shape(model)
     if shape is None:
         return None
-    context = _context(model)
+    context = context_of(model.origin)
     kind = Recomputed if not shape.pairs else InPlace if shape.aliased else Growing
     return lambda: kind(model, shape, context)
 
 
-def _context(model: Model) -> int:
+def context_of(origin: Origin) -> int:
     """Tokens at most, as the file's metadata say."""
-    metadata = model.origin.metadata
+    metadata = origin.metadata
     prefix = metadata.get("general.architecture", "")
     found = metadata.get(f"{prefix}.context_length", metadata.get("context_length", _UNLIMITED))
     return int(found) if isinstance(found, int) and found > 0 else _UNLIMITED

@@ -9,7 +9,8 @@ from __future__ import annotations
 import functools
 import threading
 import time
-from collections.abc import Generator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from turnout.errors import Closed, InvalidInput, NotGenerative
+from turnout_text.caches import context_of
 from turnout_text.chat import Chat
+from turnout_text.embedding import embed, embeds
 from turnout_text.language import Language, Pieces, language_of
 from turnout_text.options import Generation, checked
 from turnout_text.sampling import Sampler, log_softmax
@@ -39,7 +42,7 @@ def writer(model: Model) -> Writer | None:
     sessions = sessions_of(model)
     if sessions is None and "tokenizer.ggml.model" not in model.origin.metadata:
         return None
-    return Writer(model.origin, sessions)
+    return Writer(model.origin, sessions, weakref.ref(model))
 
 
 @dataclass
@@ -118,8 +121,9 @@ class _Pool:
 class Writer:
     """One model's way to text."""
 
-    def __init__(self, origin: Origin, sessions: NewSession | None) -> None:
+    def __init__(self, origin: Origin, sessions: NewSession | None, model: Callable[[], Model | None] = lambda: None) -> None:
         self._origin = origin
+        self._model = model  # weak, for the model holds its writer
         self._pool = None if sessions is None else _Pool(sessions)
         self._making = threading.Lock()
 
@@ -156,6 +160,16 @@ class Writer:
         finally:
             held.session.close()
         return np.concatenate(rows)
+
+    def embed(self, texts: Sequence[str], *, normalize: bool = True) -> NDArray[np.float32]:
+        """A vector of each text, float32 [texts, width], as the file pools it; normalize: of length 1, so that a product is the cosine.
+
+        Raises InvalidInput (a text that is longer than the context too), NotGenerative, RunError.
+        """
+        model = self._model()
+        if model is None or not embeds(model):
+            raise NotGenerative(f"{self._origin.name} makes no embeddings: it has no output of that name", hint="give an encoder's file")
+        return embed(model, self.language, texts, context_of(self._origin), normalize=normalize)
 
     def generate(self, prompt: str | Sequence[Mapping[str, Any]], **options: Any) -> Stream:
         """Text that follows the prompt, as a stream of pieces; `stream.result` is the whole of it with counts and timings.
