@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import onnx
 from language_cases import FAMILIES, TextCase
 
 from turnout.errors import TurnoutError
@@ -19,10 +20,12 @@ from turnout.graph import ir
 from turnout.testing.case import Case
 from turnout.testing.made import groups
 from turnout.testing.onnx_cases import onnx_cases
-from turnout_cuda.build import Target, usage
+from turnout_cuda.ahead import given
+from turnout_cuda.build import Target, make, usage
 from turnout_cuda.command import ARCHITECTURES
 from turnout_cuda.dry import launches
 from turnout_cuda.kernel import declarations
+from turnout_cuda.sass import features
 
 FILE = Path(__file__).with_name("budget.json")
 TYPES = ("float", "float16")
@@ -55,19 +58,45 @@ def text_cases(only: list[str]) -> dict[str, TextCase]:
     return found
 
 
-def took(model: ir.Model, inputs: Sequence[Any]) -> list[list[int]]:
-    """[registers, bytes spilled] on each architecture: the most that one kernel of the model takes."""
-    try:
-        kernels = list(launches(model, inputs).values())
-    except TurnoutError:
-        return []
-    if not kernels:
-        return []
+PRODUCTS = {
+    "MatMul large float16": "g (float16[256, 192] x, float16[192, 128] w) => (float16[256, 128] y) { y = MatMul(x, w) }",
+    "Gemm large bfloat16": "g (bfloat16[256, 192] x, bfloat16[128, 192] w) => (bfloat16[256, 128] y) { y = Gemm<transB = 1>(x, w) }",
+}
+"""Products that tensor cores take, which ones is in their rows: HGMMA is Hopper's wgmma, HMMA those of before."""
+
+Row = list[Any]
+"""Registers, bytes spilled, and of products the instruction that multiplies."""
+
+
+def took(model: ir.Model, inputs: Sequence[Any]) -> list[Row]:
+    """Registers and bytes spilled on each architecture: the most that one kernel of the model takes."""
     rows = []
     for arch in ARCHITECTURES:
-        usages = [usage(one.source, Target(arch)) for one in kernels]
+        try:
+            usages = [usage(one.source, Target(arch)) for one in launches(model, inputs, arch=arch).values()]
+        except TurnoutError:
+            return []
+        if not usages:
+            return []
         rows.append([max(one.registers for one in usages), max(one.spilled for one in usages)])
     return rows
+
+
+def product_cases(only: list[str]) -> dict[str, list[Row]]:
+    """The rows of `PRODUCTS`, with the instruction; one that ptxas warns of (products that wait for each other) counts as none."""
+    found = {}
+    for key, text in PRODUCTS.items():
+        if only and key.split()[0] not in only:
+            continue
+        ((model, inputs),) = given([onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 23]> {text}')])
+        found[key] = took(model, inputs)
+        for row, arch in zip(found[key], ARCHITECTURES, strict=True):
+            (one,) = launches(model, inputs, arch=arch).values()
+            became = features(make(one.source, Target(arch)))
+            assert became is not None, "nvdisasm is not here: pip install nvidia-cuda-nvdisasm"
+            warned = usage(one.source, Target(arch)).warnings
+            row.append("" if warned else next((name for name in ("HGMMA", "HMMA") if became[name]), ""))
+    return found
 
 
 def main(arguments: list[str]) -> int:
@@ -77,6 +106,7 @@ def main(arguments: list[str]) -> int:
     known = json.loads(FILE.read_text("utf-8")) if FILE.exists() and (only or not write) else {}
     found = {key: rows for key, case in cases(only).items() if (rows := took(case.model, case.runs[0]))}
     found |= {key: rows for key, case in text_cases(only).items() if (rows := took(case.model, list(case.inputs.values())))}
+    found |= product_cases(only)
     if write:
         found = {**known, **found}
         lines = ",\n".join(f" {json.dumps(key)}: {json.dumps(found[key])}" for key in sorted(found))
@@ -84,8 +114,8 @@ def main(arguments: list[str]) -> int:
     wrong = [] if write else [text for key, rows in found.items() if (text := _over(key, rows, known.get(key)))]
     for text in wrong:
         print(text)
-    spilling = sum(any(spilled for _, spilled in rows) for rows in found.values())
-    most = max(registers for rows in found.values() for registers, _ in rows)
+    spilling = sum(any(spilled for _, spilled, *_ in rows) for rows in found.values())
+    most = max(registers for rows in found.values() for registers, *_ in rows)
     print(
         f"cuda budget: {len(found)} operators and types on {', '.join(ARCHITECTURES)}: at most {most} registers, {spilling} spill, "
         f"{len(wrong)} over budget ({time.perf_counter() - start:.0f} s)"
@@ -93,12 +123,14 @@ def main(arguments: list[str]) -> int:
     return 1 if wrong else 0
 
 
-def _over(key: str, rows: list[list[int]], budget: list[list[int]] | None) -> str:
+def _over(key: str, rows: list[Row], budget: list[Row] | None) -> str:
     if budget is None:
         return f"{key}: it has no line in {FILE.name}; `python tests/cuda/budget.py --write` writes one"
-    for arch, (registers, spilled), (allowed, spills) in zip(ARCHITECTURES, rows, budget, strict=True):
+    for arch, (registers, spilled, *through), (allowed, spills, *due) in zip(ARCHITECTURES, rows, budget, strict=True):
         if registers > allowed * SLACK or spilled > spills:
             return f"{key} on {arch}: {registers} registers and {spilled} bytes spilled, where the budget is {allowed} and {spills}"
+        if through != due:
+            return f"{key} on {arch}: it multiplies through {through}, where {due} is due"
     return ""
 
 

@@ -1,5 +1,6 @@
 """The declarations, and that NVRTC builds for every architecture that is promised."""
 
+import ml_dtypes
 import numpy as np
 import onnx.defs
 import pytest
@@ -7,11 +8,12 @@ from click.testing import CliRunner
 
 from turnout.errors import CompileError
 from turnout.formats import open_source
-from turnout_cuda.build import Target, build, usage
+from turnout_cuda.build import Target, build, make, usage
 from turnout_cuda.command import ARCHITECTURES, kernel, occupancy
 from turnout_cuda.dry import launches
 from turnout_cuda.element import ANY
 from turnout_cuda.kernel import declarations
+from turnout_cuda.sass import features
 
 OPERATORS = {one.operator for one in declarations() if not one.domain} - {"SimplifiedLayerNormalization"}
 """ONNX's own, and not the one that ONNX Runtime has under ONNX's name."""
@@ -59,6 +61,30 @@ def test_products_of_halves_go_through_the_tensor_cores(arch: str, tensor: bool,
     (launch,) = launches(open_source(PRODUCT).model(), [np.ones((64, 64), np.float16)]).values()
     ptx = build(launch.source, Target(arch, ptx=True))
     assert (b"mma.sync.aligned.m16n8k16" in ptx) == tensor
+
+
+KINDS = {"MatMul": np.float16, "Gemm": ml_dtypes.bfloat16}
+WIDE = {
+    "MatMul": _simple("g (float16[256, 192] x, float16[192, 128] w) => (float16[256, 128] y) { y = MatMul(x, w) }"),
+    "Gemm": _simple("g (bfloat16[256, 192] x, bfloat16[128, 192] w) => (bfloat16[256, 128] y) { y = Gemm<transB = 1>(x, w) }"),
+}
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_products_go_through_wgmma_on_hopper(name: str) -> None:
+    inputs = [np.ones([d.dim_value for d in one.type.tensor_type.shape.dim], KINDS[name]) for one in WIDE[name].graph.input]
+    model = open_source(WIDE[name]).model()
+    (launch,) = launches(model, inputs, arch="sm_90a").values()
+    took = usage(launch.source, Target("sm_90a"))
+    assert took.registers <= 128  # two warpgroups of accumulators, and no spills
+    assert took.spilled == 0
+    assert not took.warnings  # that products wait for each other, above all
+    became = features(make(launch.source, Target("sm_90a")))
+    assert became is not None
+    assert became["HGMMA"] == 4
+    assert became["LDGSTS"] >= 8
+    (other,) = launches(model, inputs, arch="sm_80").values()
+    assert features(make(other.source, Target("sm_80")))["HMMA"]  # type: ignore[index]
 
 
 def test_what_is_built_is_kept(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -296,3 +296,32 @@ def test_a_lost_device_is_said_once_and_for_all() -> None:
             else:
                 raise AssertionError
     """)
+
+
+def test_products_of_halves_through_wgmma() -> None:
+    said = run("""
+        import ml_dtypes
+        rng = np.random.default_rng(0)
+        def kernels(loaded):
+            return [step.entry for plan in executable(loaded)._plans.values() for step in plan.segment.steps]
+        for kind, m, k, n in ((np.dtype("e"), 200, 136, 72), (np.dtype(ml_dtypes.bfloat16), 130, 264, 264)):
+            x, w, c = (rng.standard_normal(shape).astype(kind) for shape in ((m, k), (k, n), (n,)))
+            loaded = turnout.load(model(f"g ({kind}[{m},{k}] x, {kind}[{k},{n}] w) => ({kind}[{m},{n}] y)"
+                "{ y = MatMul(x, w) }"), device="cuda")
+            wanted = x.astype("d") @ w.astype("d")
+            bound = 1e-3 if kind == np.dtype("e") else 8e-3
+            assert np.abs(loaded.run(x=x, w=w)["y"].astype("d") - wanted).max() < bound * np.abs(wanted).max()
+            print(kernels(loaded))
+            loaded = turnout.load(model(f"g ({kind}[{m},{k}] x, {kind}[{n},{k}] w, {kind}[{n}] c) => ({kind}[{m},{n}] y)"
+                "{ y = Gemm<transB = 1, alpha = 0.5>(x, w, c) }"), device="cuda")
+            wanted = wanted / 2 + c.astype("d")
+            assert np.abs(loaded.run(x=x, w=w.T.copy(), c=c)["y"].astype("d") - wanted).max() < bound * np.abs(wanted).max()
+            print(kernels(loaded))
+        x, w = rng.standard_normal((3, 2, 70, 72)).astype("e"), rng.standard_normal((2, 72, 80)).astype("e")
+        loaded = turnout.load(model("g (float16[3,2,70,72] x, float16[2,72,80] w) => (float16[3,2,70,80] y)"
+            "{ y = MatMul(x, w) }"), device="cuda")
+        wanted = x.astype("d") @ w.astype("d")
+        assert np.abs(loaded.run(x=x, w=w)["y"].astype("d") - wanted).max() < 1e-3 * np.abs(wanted).max()
+        print(kernels(loaded))
+    """)
+    assert said.count("_wide_") == 5

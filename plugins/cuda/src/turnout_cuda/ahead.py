@@ -49,6 +49,8 @@ _SPREADS = (
 )
 
 
+_HOPPER = "__CUDA_ARCH_FEAT_SM90_ALL"
+"""Stands in sources that are for sm_90a alone."""
 _OPERATOR = re.compile(r"y = (\w+)")
 
 
@@ -72,6 +74,13 @@ def typical() -> Iterator[str]:
         yield f"g ({dtype}[3,5,{width}] x, {dtype}[{width}] s) => ({dtype}[?] y) {{ y = RMSNormalization<axis = -1>(x, s) }}"
     for dtype, (a, b) in itertools.product(
         ("float", "float16", "bfloat16"), (("8,40", "40,24"), ("2,8,40", "40,24"), ("2,4,8,40", "2,4,40,24"), ("1,8,40", "40,24"))
+    ):
+        yield f"g ({dtype}[{a}] x, {dtype}[{b}] z) => ({dtype}[?] y) {{ y = MatMul(x, z) }}"
+    for dtype, turned in itertools.product(("float", "float16", "bfloat16"), (0, 1)):
+        tail = f"{{ y = Gemm<transB = {turned}>(x, z, c) }}"
+        yield f"g ({dtype}[128,64] x, {dtype}[{'128,64' if turned else '64,128'}] z, {dtype}[128] c) => ({dtype}[?] y) {tail}"
+    for dtype, (a, b) in itertools.product(
+        ("float16", "bfloat16"), (("128,64", "64,128"), ("2,128,64", "64,128"), ("2,4,128,64", "2,4,64,128"))
     ):
         yield f"g ({dtype}[{a}] x, {dtype}[{b}] z) => ({dtype}[?] y) {{ y = MatMul(x, z) }}"
 
@@ -114,9 +123,9 @@ def sources(model: Any, inputs: Sequence[Any]) -> dict[str, str]:
     from turnout_cuda.dry import launches
 
     found: dict[str, str] = {}
-    for fuses in (True, False):
+    for fuses, arch in ((True, "sm_90a"), (False, "sm_90a"), (True, "sm_80"), (False, "sm_80")):
         try:
-            found.update({entry: one.source for entry, one in launches(model, inputs, fuses=fuses).items()})
+            found.update({entry: one.source for entry, one in launches(model, inputs, fuses=fuses, arch=arch).items()})
         except (TurnoutError, AssertionError, KeyError):  # the kit has cases that nobody claims, or that must fail
             return found
     return found
@@ -165,11 +174,12 @@ def write(folder: Path, targets: Sequence[Target], found: dict[str, str], proces
     compiler = compiler_version()
     with ProcessPoolExecutor(processes or os.cpu_count()) as pool:
         for target in targets:
-            binaries = pool.map(make, found.values(), itertools.repeat(target), chunksize=8)
+            own = [source for source in found.values() if target.arch == "sm_90a" or _HOPPER not in source]
+            binaries = pool.map(make, own, itertools.repeat(target), chunksize=8)
             path = folder / f"{target.arch}{'-ptx' if target.ptx else ''}.zip"
             with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
                 archive.comment = compiler.encode()
-                for source, binary in zip(found.values(), binaries, strict=True):
+                for source, binary in zip(own, binaries, strict=True):
                     name = zipfile.ZipInfo(key_of(source, target, compiler))  # of no date: the same sources make the same archive
                     name.compress_type = zipfile.ZIP_LZMA
                     archive.writestr(name, binary)

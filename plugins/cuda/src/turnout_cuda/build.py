@@ -86,11 +86,12 @@ def make(source: str, wanted: Target) -> bytes:
 
 @dataclass(frozen=True)
 class Usage:
-    """What ptxas says of a kernel: registers a thread, bytes spilled a thread, bytes of static shared memory a block."""
+    """What ptxas says of a kernel: registers and bytes spilled a thread, bytes of static shared memory a block, and what it warns of."""
 
     registers: int
     spilled: int
     shared: int
+    warnings: tuple[str, ...] = ()
 
 
 def usage(source: str, wanted: Target) -> Usage:
@@ -99,7 +100,8 @@ def usage(source: str, wanted: Target) -> Usage:
     registers = [int(n) for n in re.findall(r"Used (\d+) registers", said)]
     spilled = sum(int(n) for n in re.findall(r"(\d+) bytes spill (?:stores|loads)", said))
     shared = [int(n) for n in re.findall(r"(\d+) bytes smem", said)]
-    return Usage(max(registers, default=0), spilled, max(shared, default=0))
+    warnings = tuple(re.findall(r"Potential Performance Loss: ([^\n]*)", said))
+    return Usage(max(registers, default=0), spilled, max(shared, default=0), warnings)
 
 
 def cache_folder() -> Path:

@@ -39,6 +39,7 @@ class Call:
         self.node = node
         self.inputs = list(inputs)
         self.version = node.version or 1
+        self.arch = trace.arch
 
     # what the node says
 

@@ -48,11 +48,12 @@ def occupancy(arch: str, registers: int, shared: int, block: int) -> float:
 @click.option("--arch", "archs", multiple=True, type=click.Choice(ARCHITECTURES), help="Architecture; all where none is given.")
 @click.option("--source", is_flag=True, help="Show the generated source.")
 def kernel(operator: str, dtype: str, archs: tuple[str, ...], source: bool) -> None:
-    """Show what the kernels of an OPERATOR take: registers, spills, shared memory, occupancy.
+    """Show what the kernels of an OPERATOR take: registers, spills, shared memory, occupancy, and what they became (with nvdisasm).
 
     The conformance kit's plain cases say at which shapes. No GPU is needed.
     """
-    from turnout_cuda.build import Target, usage
+    from turnout_cuda.build import Target, make, usage
+    from turnout_cuda.sass import features
 
     found = dict(kernels(operator, dtype))
     if not found:
@@ -64,11 +65,16 @@ def kernel(operator: str, dtype: str, archs: tuple[str, ...], source: bool) -> N
             click.echo(launch.source)
         for arch in archs or ARCHITECTURES:
             took = usage(launch.source, Target(arch))
-            share = occupancy(arch, took.registers, took.shared, launch.block)
+            share = occupancy(arch, took.registers, took.shared + launch.shared, launch.block)
             click.echo(
-                f"  {arch:8} {took.registers:3} registers  {took.spilled:3} bytes spilled  {took.shared:6,} bytes shared  "
+                f"  {arch:8} {took.registers:3} registers  {took.spilled:3} bytes spilled  {took.shared + launch.shared:7,} bytes shared  "
                 f"{share:4.0%} of the warps"
             )
+            for warning in took.warnings:
+                click.echo(f"           {warning}")
+            became = features(make(launch.source, Target(arch)))
+            if became:
+                click.echo("           " + ", ".join(f"{count} {name}" for name, count in became.items()))
 
 
 def kernels(operator: str, dtype: str = "float") -> Iterator[tuple[str, Launch]]:

@@ -14,7 +14,10 @@ from turnout_cuda import build
 from turnout_cuda.driver import Gpu
 from turnout_cuda.tensor import MIRRORED, DeviceTensor
 
-__all__ = ["Context", "Memory"]
+__all__ = ["ALLOWED", "Context", "Memory"]
+
+ALLOWED = 48 << 10
+"""Bytes of shared memory that a block may take without asking."""
 
 _OUT_OF_MEMORY = 2
 # cuda.h, CUresult: after these nothing works any more in this process, or the device is gone
@@ -149,6 +152,11 @@ class Context:
                 if handle is None:
                     handle = self._functions[entry] = self._load(binary, entry)
         return handle
+
+    def allow(self, function: Any, nbytes: int) -> None:
+        """Lets a kernel take more than the usual shared memory of a block."""
+        attribute = self.driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+        self.check(self.driver.cuFuncSetAttribute(function, attribute, nbytes))
 
     def _load(self, binary: bytes, entry: str) -> int:
         driver = self.driver

@@ -9,6 +9,7 @@ import numpy as np
 
 from turnout.graph import constant_array, partition
 from turnout_cuda.array import Array, Buffer, Launch, Move
+from turnout_cuda.build import Target
 from turnout_cuda.element import element_of
 from turnout_cuda.partition import Partition
 from turnout_cuda.trace import State, Trace
@@ -22,8 +23,9 @@ __all__ = ["launches", "steps"]
 class _Nowhere:
     """Stands in for a Context: what is brought there has no address."""
 
-    def __init__(self, fuses: bool) -> None:
+    def __init__(self, fuses: bool, arch: str) -> None:
         self.fuses = fuses
+        self.target = Target(arch)
 
     def upload(self, array: np.ndarray[Any, Any]) -> Any:
         return self
@@ -31,7 +33,7 @@ class _Nowhere:
     address = 0
 
 
-def steps(model: ir.Model, inputs: Sequence[Any], *, fuses: bool = True) -> list[Launch | Move]:
+def steps(model: ir.Model, inputs: Sequence[Any], *, fuses: bool = True, arch: str = "sm_80") -> list[Launch | Move]:
     """The launches and copies of a model at these inputs, up to the first value that a shape depends on and only a device has.
 
     Raises CompileError where a node has no kernel, and RunError where the shapes do not fit.
@@ -49,7 +51,7 @@ def steps(model: ir.Model, inputs: Sequence[Any], *, fuses: bool = True) -> list
         arrays[name] = array
     for name, array in arrays.items():
         array.readers = own.readers.get(name, 0)
-    return Trace(own, _Nowhere(fuses), State(0, arrays)).segment().steps  # type: ignore[arg-type]
+    return Trace(own, _Nowhere(fuses, arch), State(0, arrays)).segment().steps  # type: ignore[arg-type]
 
 
 def _array(values: Any) -> Array:
@@ -59,6 +61,6 @@ def _array(values: Any) -> Array:
     return Array(values.shape, element, host=values)
 
 
-def launches(model: ir.Model, inputs: Sequence[Any], *, fuses: bool = True) -> Mapping[str, Launch]:
+def launches(model: ir.Model, inputs: Sequence[Any], *, fuses: bool = True, arch: str = "sm_80") -> Mapping[str, Launch]:
     """The kernels of a model at these inputs, by entry name."""
-    return {step.entry: step for step in steps(model, inputs, fuses=fuses) if isinstance(step, Launch)}
+    return {step.entry: step for step in steps(model, inputs, fuses=fuses, arch=arch) if isinstance(step, Launch)}

@@ -12,7 +12,7 @@ from turnout.errors import Closed, CompileError, InvalidInput, RunError
 from turnout.graph import constant_array
 from turnout.provider import Executable
 from turnout_cuda.array import Array, Buffer, Launch, Move
-from turnout_cuda.context import Context, Memory
+from turnout_cuda.context import ALLOWED, Context, Memory
 from turnout_cuda.element import element_of
 from turnout_cuda.graph import Recorded
 from turnout_cuda.memory import place
@@ -306,6 +306,8 @@ class Prepared:
             if isinstance(step, Launch):
                 function = self._context.function(step.source, step.entry)
                 handle = self._context.driver.CUfunction(function)
+                if step.shared > ALLOWED:
+                    self._context.allow(handle, step.shared)
                 pointers = int(self._pointers.ctypes.data) + 8 * first
                 calls.append((handle, *step.grid, step.block, 1, 1, step.shared, stream, pointers, 0))
                 first += len(step.arguments)

@@ -13,7 +13,8 @@ from turnout_cuda.source import file
 
 __all__ = ["product", "sum_of"]
 
-_TILE = 64
+_TILE, _WIDE, _STAGES = 64, 128, 4
+"""Rows and columns of a block's tile, the same for wgmma, and the slices that are under way there."""
 
 
 def sum_of(element: Element) -> str:
@@ -37,13 +38,15 @@ def product(
     along: tuple[bool, bool] = (True, False),
     sums: str = "",
     halves: str = "",
+    plain: tuple[str, str, bool] | None = None,
     name: str = "",
     **given: Any,
 ) -> Array:
     """y from sums over k of left times right; sizes: M, N and K.
 
     left, right: C++ for the element at m, k and at k, n, which lie inside. store: statements for the sum a at m, n.
-    halves: the type of both operands in C++, where tensor cores may take it. before: statements for batch z, once a block. along: whether
+    halves: the type of both operands in C++, where tensor cores may take it. plain: where both are matrices that lie densely from a place
+    on, C++ for these two places, and whether the right one is stored N by K. before: statements for batch z, once a block. along: whether
     neighbours of the operand in memory lie along k. given: arrays and numbers.
     """
     m, n, k = sizes
@@ -66,8 +69,12 @@ def product(
     arguments += [("double" if isinstance(value, float) else index, value) for value in numbers.values()]
     sums = sums or sum_of(y.element)
     tensor = halves in ("f16", "bf16") and sums == "float"
+    wide = plain is not None and tensor and _is_wide(call, sizes, plain[2])
     head = f"#define HALVES {int(tensor)}\ntypedef {index} index; typedef {sums} A; typedef {y.element.c} Y; typedef {halves or sums} H;"
-    text = f"{head}\n{functions}\n{file('gemm.cu')}"
+    if plain is not None and wide:
+        head += f"\n#define STAGES {_STAGES}\n#define TURNED {int(plain[2])}"
+        left, right = plain[:2]
+    text = f"{head}\n{functions}\n{file('wide_gemm.cu' if wide else 'gemm.cu')}"
     filled = {
         "LEFT_ALONG_K": str(int(along[0])),
         "RIGHT_ALONG_K": str(int(along[1])),
@@ -79,9 +86,17 @@ def product(
     }
     for key, value in filled.items():
         text = _word(key, value, text)
-    blocks = math.ceil(m / _TILE) * math.ceil(n / _TILE) * batch
-    call.launch(text, name or call.node.op_type, (blocks, 1, 1), 256, arguments, reads=list(arrays.values()), writes=[y])
+    tile, shared = (_WIDE, _STAGES * 4 * _WIDE * 64 + 1024) if wide else (_TILE, 0)
+    blocks = math.ceil(m / tile) * math.ceil(n / tile) * batch
+    named = (name or call.node.op_type) + ("_wide" if wide else "")
+    call.launch(text, named, (blocks, 1, 1), 256, arguments, reads=list(arrays.values()), writes=[y], shared=shared)
     return y
+
+
+def _is_wide(call: Call, sizes: tuple[int, int, int], turned: bool) -> bool:
+    """Whether Hopper's wgmma takes it: rows begin at multiples of 16 bytes, and a tile is not mostly empty."""
+    m, n, k = sizes
+    return call.arch == "sm_90a" and min(m, n, k) >= 64 and k % 8 == 0 and (turned or n % 8 == 0)
 
 
 def _word(key: str, value: str, text: str) -> str:

@@ -69,6 +69,7 @@ class Trace:
         self._partition = partition
         self._context = context
         self.fuses = context.fuses
+        self.arch = context.target.arch
         self._state = state
         self._steps: list[Launch | Move] = []
         self._constants: list[Any] = []
