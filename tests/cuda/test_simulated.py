@@ -285,7 +285,7 @@ def test_a_lost_device_is_said_once_and_for_all() -> None:
         class Failing:
             def __getattr__(self, name):
                 plain = getattr(driver, name)
-                return (lambda *given: (driver.CUresult.CUDA_ERROR_ECC_UNCORRECTABLE,)) if name == "cuStreamSynchronize" else plain
+                return (lambda *given: (driver.CUresult.CUDA_ERROR_ECC_UNCORRECTABLE,)) if name == "cuEventSynchronize" else plain
         driver, context.driver = context.driver, Failing()
         for _ in range(2):
             try:
@@ -325,3 +325,21 @@ def test_products_of_halves_through_wgmma() -> None:
         print(kernels(loaded))
     """)
     assert said.count("_wide_") == 5
+
+
+def test_large_arrays_cross_in_pieces_and_are_the_callers_at_once() -> None:
+    run("""
+        from turnout_cuda.staging import Staging
+        context = cuda.context(cuda.probe()[0])
+        small = context.staging = Staging(context, 64)
+        loaded = turnout.load(model("g (float[N] x) => (float[N] y) { y = Neg(x) }"), device="cuda")
+        for size in (0, 1, 15, 16, 17, 32, 33, 100):
+            x = np.arange(size, dtype="f")
+            there = context.upload(x)
+            x[:] = -1
+            assert np.array_equal(there.get(), np.arange(size))
+            assert np.array_equal(loaded.run(x=np.arange(size, dtype="f"))["y"], -np.arange(size))
+        halves = np.arange(70, dtype="e").reshape(7, 10)
+        assert np.array_equal(context.upload(halves[:, ::2]).get(), halves[:, ::2])
+        assert np.array_equal(context.upload(np.array(3.5)).get(), 3.5)
+    """)

@@ -12,6 +12,7 @@ import numpy as np
 from turnout.errors import DeviceLost, OutOfMemory, RunError
 from turnout_cuda import build
 from turnout_cuda.driver import Gpu
+from turnout_cuda.staging import Staging
 from turnout_cuda.tensor import MIRRORED, DeviceTensor
 
 __all__ = ["ALLOWED", "Context", "Memory"]
@@ -58,6 +59,7 @@ class Context:
         self.handle = self.check(driver.cuDevicePrimaryCtxRetain(device))
         self.enter()
         self.stream = self.check(driver.cuStreamCreate(driver.CUstream_flags.CU_STREAM_NON_BLOCKING.value))
+        self.staging = Staging(self)
         pool = self.check(driver.cuDeviceGetDefaultMemPool(device))
         threshold = driver.cuuint64_t(2**63)  # keep what is freed: the pool would give it back to the system at each wait
         self.check(
@@ -100,8 +102,7 @@ class Context:
         dense = np.ascontiguousarray(array).reshape(array.shape)
         memory = Memory(self, dense.nbytes)
         if dense.nbytes:
-            self.check(self.driver.cuMemcpyHtoDAsync(memory.address, dense.ctypes.data, dense.nbytes, self.stream))
-            self.check(self.driver.cuStreamSynchronize(self.stream))
+            self.staging.upload(_bytes(dense), memory.address)
         mirror = dense.copy() if dense.size <= MIRRORED else None
         return DeviceTensor(dense.shape, dense.dtype, memory, mirror)
 
@@ -110,8 +111,7 @@ class Context:
         self.enter()
         array = np.empty(shape, dtype)
         if array.nbytes:
-            self.check(self.driver.cuMemcpyDtoHAsync(array.ctypes.data, address, array.nbytes, self.stream))
-        self.check(self.driver.cuStreamSynchronize(self.stream))
+            self.staging.download(address, _bytes(array))
         return array
 
     def copied(self, tensor: DeviceTensor) -> DeviceTensor:
@@ -194,6 +194,11 @@ class Context:
             yield
         finally:
             self.lost = False
+
+
+def _bytes(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """A dense array's memory."""
+    return array.reshape(-1).view(np.uint8)
 
 
 def _text(name: Any) -> str:
