@@ -427,3 +427,44 @@ def test_a_negative_number_is_cut_to_the_narrow_type_before_a_wide_product():
     unsigned, signed_ = instructions("mul.wide.u32 %o0, %i0, -3; mul.wide.s32 %o1, %i0, -3;", (a,), "u8 i8")
     same_bits(unsigned, [int(v) * (2**32 - 3) for v in a], 64)
     same_bits(signed_, [int(v) * -3 for v in a], 64)
+
+
+def test_ftz_of_comparisons_and_halves():
+    """.ftz flushes subnormals before a comparison too, and in half precision."""
+    tiny = np.array([1e-40, -1e-40, 1.0, 0.0], "f4").repeat(8)
+    zero = np.zeros(32, "f4")
+    body = """setp.gt.ftz.f32 %p0, %i0, %i1; selp.u32 %o0, 1, 0, %p0; setp.gt.f32 %p1, %i0, %i1; selp.u32 %o1, 1, 0, %p1;
+    set.lt.ftz.f32.f32 %o2, %i0, %i1; slct.ftz.u32.f32 %o3, 7, 9, %i0; slct.u32.f32 %o4, 7, 9, %i0;"""
+    out = instructions(body, (tiny, zero), "u4 u4 f4 u4 u4")
+    for got, want in zip(out, ([0, 0, 1, 0], [1, 0, 1, 0], [0, 0, 0, 0], [7, 7, 7, 7], [7, 9, 7, 7]), strict=True):
+        np.testing.assert_array_equal(got[::8], want)
+    half = np.array([3, 0x8003, 0x3C00, 0x0400], "u2").repeat(8)
+    out = instructions(
+        "add.ftz.f16 %o0, %i0, %i0; add.f16 %o1, %i0, %i0; setp.ne.ftz.f16 %p0, %i0, 0; selp.u16 %o2, 1, 0, %p0;", (half,), "u2 " * 3
+    )
+    for got, want in zip(out, ([0, 0x8000, 0x4000, 0x0800], [6, 0x8006, 0x4000, 0x0800], [0, 0, 1, 1]), strict=True):
+        np.testing.assert_array_equal(got[::8], want)
+
+
+def test_long_integers_to_bfloat_round_once():
+    tie = (1 << 63) + (1 << 55)  # halfway between two bfloat16 numbers, and exactly what float64 makes of the one above it
+    values = np.array([tie, tie + 1, (1 << 63) + 1, 5], "u8").repeat(8)
+    up, down = instructions("cvt.rn.bf16.u64 %o0, %i0; cvt.rz.bf16.u64 %o1, %i0;", (values,), "u2 u2")
+    np.testing.assert_array_equal(up[::8], [0x5F00, 0x5F01, 0x5F00, 0x40A0])
+    np.testing.assert_array_equal(down[::8], [0x5F00, 0x5F00, 0x5F00, 0x40A0])
+
+
+def test_redux_of_floats_skips_nan_unless_told_not_to():
+    values = np.arange(32, dtype="f4") - 20
+    values[3] = np.nan
+    body = "redux.sync.min.f32 %o0, %i0, -1; redux.sync.max.abs.f32 %o1, %i0, -1; redux.sync.min.NaN.f32 %o2, %i0, -1;"
+    least, most, nan = instructions(body, (values,), "f4 f4 f4")
+    assert (least[0], most[0], nan.view("u4")[0]) == (-20, 20, 0x7FFFFFFF)
+
+
+def test_min_of_magnitudes_with_nan():
+    a, b = np.array([np.nan, -3], "f4").repeat(16), np.full(32, 2, "f4")
+    plain, strict = instructions("min.xorsign.abs.f32 %o0, %i0, %i1; min.NaN.xorsign.abs.f32 %o1, %i0, %i1;", (a, b), "f4 f4")
+    assert plain[0] == 2
+    assert np.isnan(strict[0])
+    assert plain[16] == strict[16] == -2

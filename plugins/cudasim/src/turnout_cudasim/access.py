@@ -26,7 +26,11 @@ def is_in_space(t: Threads, address: Any, space: str) -> Any:
     """Whether generic addresses lie in a state space."""
     if space == "global":
         return address >= LOWEST_BASE
-    window = {"shared": SHARED_WINDOW, "local": LOCAL_WINDOW, "param": PARAMETER_WINDOW}.get(space)
+    if space == "shared":  # one's own; that of all blocks of the cluster is "cluster"
+        own = (t.special["cluster_ctarank"].astype(np.int64) + 1) << RANK_SHIFT
+        offset = (address - SHARED_WINDOW) & ~np.int64((1 << RANK_SHIFT) - 1)
+        return (offset == 0) | (offset == own)
+    window = {"cluster": SHARED_WINDOW, "local": LOCAL_WINDOW, "param": PARAMETER_WINDOW}.get(space)
     return np.bool_(False) if window is None else (address >= window) & (address < window + WINDOW_SIZE)
 
 

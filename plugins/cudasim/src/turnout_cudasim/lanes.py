@@ -136,7 +136,10 @@ def match_all(t: Threads, value: Any, mask: Any, site: int) -> tuple[Any, Any]:
     return np.where(agreed, mask, u4(0)), np.broadcast_to(agreed, (t.count,))
 
 
-REDUCTIONS = {"add": np.add, "min": np.minimum, "max": np.maximum, "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor}
+REDUCTIONS = {
+    "add": np.add, "min": np.minimum, "max": np.maximum, "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor,
+    "fmin": np.fmin, "fmax": np.fmax,
+}  # fmt: skip
 
 
 def reduce_lanes(t: Threads, operation: str, value: Any, mask: Any, site: int) -> Any:

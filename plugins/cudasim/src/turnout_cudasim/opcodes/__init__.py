@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from turnout_cudasim import dtypes
+from turnout_cudasim.opcodes.forms import Form
 from turnout_cudasim.report import NotModelled
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class Handler:
     """One row of the table. `effect`: does more than write registers. `ends_block`: how it passes control on. `mask`: the operand
     that names the lanes which must execute it together."""
 
-    name: str
+    forms: tuple[Form, ...]
     emit: Emit
     section: str
     effect: bool = False
@@ -42,23 +43,26 @@ class Handler:
         return " ".join((self.emit.__doc__ or "").split())
 
 
-TABLE: dict[str, Handler] = {}
+TABLE: list[Handler] = []
+BY_NAME: dict[str, list[tuple[Form, Handler]]] = {}
 SECTIONS = ("control", "data", "integer", "floating", "convert", "warp", "atomic", "matrix", "asynchronous", "refused")
 
 
 def opcode(
-    *names: str,
+    *forms: str,
     effect: bool = False,
     ends_block: str = "",
     mask: Callable[[Instruction], str | None] | None = None,
     refused: bool = False,
 ) -> Callable[[Emit], Emit]:
-    """Enter a handler into the table under these names; the longest name that begins an opcode wins."""
+    """Enter a handler into the table for opcodes of these forms (forms.py)."""
 
     def enter(emit: Emit) -> Emit:
         section = emit.__module__.rpartition(".")[2]
-        for name in names:
-            TABLE[name] = Handler(name, emit, section, effect, ends_block, mask, refused)
+        handler = Handler(tuple(Form(text) for text in forms), emit, section, effect, ends_block, mask, refused)
+        TABLE.append(handler)
+        for form in handler.forms:
+            BY_NAME.setdefault(form.name, []).append((form, handler))
         return emit
 
     return enter
@@ -66,15 +70,22 @@ def opcode(
 
 @lru_cache(maxsize=4096)
 def _find(parts: tuple[str, ...]) -> Handler:
-    for n in range(min(len(parts), 6), 0, -1):
-        found = TABLE.get(".".join(parts[:n]))
-        if found is not None:
-            return found
-    raise NotModelled(f"opcode {'.'.join(parts)}")
+    furthest = 0
+    for form, handler in BY_NAME.get(parts[0], ()):
+        reached = form.reach(parts)
+        if reached > len(parts):
+            return handler
+        furthest = max(furthest, reached)
+    opcode = ".".join(parts)
+    if not furthest:
+        raise NotModelled(f"opcode {opcode}")
+    if furthest == len(parts):
+        raise NotModelled(f"opcode {opcode} (incomplete)")
+    raise NotModelled(f"opcode {opcode} (for its .{parts[furthest]})")
 
 
 def find(instruction: Instruction) -> Handler:
-    """The handler of an instruction. Raises NotModelled."""
+    """The handler of an instruction. Raises NotModelled, which names the opcode and the first modifier that has no meaning there."""
     return _find(instruction.parts)
 
 

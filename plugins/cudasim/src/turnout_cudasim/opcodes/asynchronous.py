@@ -8,12 +8,18 @@ from turnout_cudasim.opcodes import opcode
 from turnout_cudasim.parse import Instruction
 from turnout_cudasim.report import NotModelled
 
+SEM = "[~acquire|~release|~relaxed][~cta|~cluster]"
+OWN = "[shared|~shared::cta]"
+ANY = "[shared|~shared::cta|~shared::cluster]"
+BYTES = "mbarrier::complete_tx::bytes"
+DIMENSIONS = "(1d|2d|3d|4d|5d)"
+
 
 def _barrier_space(i: Instruction) -> str:
     return "shared" if any(p.startswith("shared") for p in i.parts) else "generic"
 
 
-@opcode("cp.async", effect=True)
+@opcode("cp.async(~ca|~cg)(shared|~shared::cta).global[~L2::cache_hint][~L2::64B|~L2::128B|~L2::256B]", effect=True)
 def copy(e: Emitter, i: Instruction) -> None:
     """4, 8 or 16 bytes from global to shared memory, with zero fill; reading them before the wait is reported."""
     to, source, size, *more = i.operands
@@ -45,25 +51,29 @@ def wait_all(e: Emitter, i: Instruction) -> None:
     e.do("copy_wait(t, None)")
 
 
-@opcode("cp.async.mbarrier.arrive", effect=True)
+@opcode(f"cp.async.mbarrier.arrive[noinc]{OWN}.b64", effect=True)
 def arrive_after_copies(e: Emitter, i: Instruction) -> None:
     """Arrive at an mbarrier when the thread's copies have landed."""
     e.do(f'copy_mbarrier_arrive(t, "{_barrier_space(i)}", {e.address(i.operands[0])}, {i.has("noinc")}, {e.site})')
 
 
-@opcode("mbarrier.init", effect=True)
+@opcode(f"mbarrier.init{OWN}.b64", effect=True)
 def barrier_init(e: Emitter, i: Instruction) -> None:
     """An mbarrier for a number of arrivals."""
     e.do(f'mbarrier_init(t, "{_barrier_space(i)}", {e.address(i.operands[0])}, {e.read(i.operands[1], "u32")}, {e.site})')
 
 
-@opcode("mbarrier.inval", effect=True)
+@opcode(f"mbarrier.inval{OWN}.b64", effect=True)
 def barrier_invalidate(e: Emitter, i: Instruction) -> None:
     """Its memory may be used for other things."""
     e.do(f'mbarrier_invalidate(t, "{_barrier_space(i)}", {e.address(i.operands[0])}, {e.site})')
 
 
-@opcode("mbarrier.arrive", "mbarrier.arrive_drop", effect=True)
+@opcode(
+    f"mbarrier(arrive|arrive_drop){SEM}{ANY}.b64", f"mbarrier(arrive|arrive_drop)[~release][~cta|~cluster]{OWN}[~noComplete].b64",
+    f"mbarrier(arrive|arrive_drop).expect_tx{SEM}{ANY}.b64", f"mbarrier(arrive|arrive_drop)[~release][~cta].noComplete{OWN}.b64",
+    effect=True,
+)  # fmt: skip
 def barrier_arrive(e: Emitter, i: Instruction) -> None:
     """Arrive, with a count, with bytes to expect, at another block's too; arriving too often is reported."""
     if i.operands[0].startswith("["):
@@ -80,14 +90,14 @@ def barrier_arrive(e: Emitter, i: Instruction) -> None:
         e.write(target, text, "b64")
 
 
-@opcode("mbarrier.expect_tx", "mbarrier.complete_tx", effect=True)
+@opcode(f"mbarrier(expect_tx|complete_tx){SEM}{ANY}.b64", effect=True)
 def barrier_bytes(e: Emitter, i: Instruction) -> None:
     """Expect bytes, or say that they have come."""
     function = "mbarrier_expect" if i.parts[1] == "expect_tx" else "mbarrier_complete"
     e.do(f'{function}(t, "{_barrier_space(i)}", {e.address(i.operands[0])}, {e.read(i.operands[1], "u32")}, {e.site})')
 
 
-@opcode("mbarrier.test_wait", "mbarrier.try_wait", effect=True)
+@opcode(f"mbarrier(~test_wait|~try_wait)[parity]{SEM}{OWN}.b64", effect=True)
 def barrier_wait(e: Emitter, i: Instruction) -> None:
     """Whether a phase is over, by state or parity; who waits in vain lets others go first, and waiting for ever is reported."""
     target, address, phase = i.operands[:3]
@@ -96,7 +106,7 @@ def barrier_wait(e: Emitter, i: Instruction) -> None:
     e.write(target, f'mbarrier_wait(t, "{_barrier_space(i)}", {e.address(address)}, {state}, {parity}, {e.site})', "pred")
 
 
-@opcode("mapa")
+@opcode("mapa[shared::cluster](u32|u64)")
 def map_address(e: Emitter, i: Instruction) -> None:
     """The same shared memory address in another block of the cluster."""
     to, address, rank = i.operands
@@ -109,7 +119,7 @@ def map_address(e: Emitter, i: Instruction) -> None:
         e.write(to, f"map_address(t, {value}, {e.read(rank, 'u32')}, {generic})", type_)
 
 
-@opcode("getctarank")
+@opcode("getctarank[shared::cluster](u32|u64)")
 def rank_of(e: Emitter, i: Instruction) -> None:
     """Which block of the cluster an address belongs to."""
     generic = not any(p.startswith("shared") for p in i.parts)
@@ -126,13 +136,15 @@ def _options(e: Emitter, i: Instruction, rest: list[str]) -> str:
     return e.read(rest[0], "u16") + ".astype(I8)"
 
 
-@opcode("cp.async.bulk", effect=True)
+@opcode(
+    f"cp.async.bulk(shared::cluster|~shared::cta).global.{BYTES}[multicast::cluster][~L2::cache_hint]",
+    f"cp.async.bulk.shared::cluster.shared::cta.{BYTES}", "cp.async.bulk.global.shared::cta.bulk_group[~L2::cache_hint]",
+    effect=True,
+)  # fmt: skip
 def bulk_copy(e: Emitter, i: Instruction) -> None:
     """Between global and shared memory, and across a cluster, with mbarrier or bulk group; multicast."""
     to, source, size, *rest = i.operands
     target, origin = i.parts[3], i.parts[4]
-    if i.has("cp_mask", "ignore_oob"):
-        raise NotModelled(f"opcode {i.opcode}")
     values = f"{e.address(to)}, {e.address(source)}, {e.read(size, 'u32')}.astype(I8)"
     if target == "global":
         e.do(f"bulk_store(t, {values}, {e.site})")
@@ -140,11 +152,18 @@ def bulk_copy(e: Emitter, i: Instruction) -> None:
         e.do(f"bulk_load(t, {values}, {e.address(rest[0])}, {_options(e, i, rest[1:])}, {origin.startswith('shared')}, {e.site})")
 
 
-@opcode("cp.reduce.async.bulk", effect=True)
+@opcode(
+    *(
+        f"cp.reduce.async.bulk.global.shared::cta.bulk_group[~L2::cache_hint]{form}"
+        for form in (
+            "(and|or|xor)(b32|b64)", "(inc|dec).u32", "(min|max)(u32|s32|u64|s64)", ".add(u32|s32|u64|s64|f32|f64)",
+            ".add.noftz(f16|bf16)", "(min|max)(f16|bf16)",
+        )
+    ),
+    effect=True,
+)  # fmt: skip
 def bulk_reduce(e: Emitter, i: Instruction) -> None:
     """add, min, max, and, or, xor, inc, dec of shared memory into global memory."""
-    if i.parts[4] != "global":
-        raise NotModelled(f"opcode {i.opcode}")
     to, source, size = i.operands[:3]
     operation = next(p for p in i.parts if p in ("add", "min", "max", "and", "or", "xor", "inc", "dec"))
     type_ = i.parts[-1]
@@ -154,9 +173,15 @@ def bulk_reduce(e: Emitter, i: Instruction) -> None:
     e.do(f'bulk_reduce(t, "{operation}", "{code}", "{format_}", {values}, {e.site})')
 
 
-@opcode("cp.async.bulk.commit_group", "cp.async.bulk.wait_group", "cp.async.bulk.prefetch", "fence.proxy", effect=True)
+@opcode(
+    "cp.async.bulk.commit_group", "cp.async.bulk.wait_group[~read]", "cp.async.bulk.prefetch.L2.global[~L2::cache_hint]",
+    "cp.async.bulk.prefetch.tensor(~1d|~2d|~3d|~4d|~5d).L2.global[~tile][~L2::cache_hint]",
+    "fence.proxy.alias", "fence.proxy.async[~global|~shared::cta|~shared::cluster]", "fence.proxy(~async::generic|~tensormap::generic)...",
+    "membar.proxy(~alias|~async)",
+    effect=True,
+)  # fmt: skip
 def bulk_order(e: Emitter, i: Instruction) -> None:
-    """Bulk stores are done at once."""
+    """Bulk stores are done at once, and prefetching is nothing."""
 
 
 def _coordinates(e: Emitter, operand: str) -> tuple[str, str]:
@@ -167,11 +192,13 @@ def _coordinates(e: Emitter, operand: str) -> tuple[str, str]:
     return e.address(f"[{tensor.strip()}]"), f"({values})"
 
 
-@opcode("cp.async.bulk.tensor", effect=True)
+@opcode(
+    f"cp.async.bulk.tensor{DIMENSIONS}(shared::cluster|~shared::cta).global[~tile].{BYTES}[multicast::cluster][~L2::cache_hint]",
+    f"cp.async.bulk.tensor{DIMENSIONS}.global.shared::cta[~tile].bulk_group[~L2::cache_hint]",
+    effect=True,
+)  # fmt: skip
 def tensor_copy(e: Emitter, i: Instruction) -> None:
     """TMA in 1 to 5 dimensions, tiled: loads with mbarrier and multicast, stores; every swizzle, fill outside of the tensor."""
-    if i.has("im2col", "im2col_no_offs", "tile::gather4", "tile::scatter4", "cta_group::1", "cta_group::2", "im2col::w"):
-        raise NotModelled(f"opcode {i.opcode}")
     target = i.parts[5]
     if target == "global":
         tensor, corner = _coordinates(e, i.operands[0])
@@ -182,7 +209,10 @@ def tensor_copy(e: Emitter, i: Instruction) -> None:
     e.do(f"tensor_load(t, {e.address(to)}, {tensor}, {corner}, {e.address(barrier)}, {_options(e, i, rest)}, {e.site})")
 
 
-@opcode("cp.reduce.async.bulk.tensor", effect=True)
+@opcode(
+    f"cp.reduce.async.bulk.tensor{DIMENSIONS}.global.shared::cta(add|min|max|inc|dec|and|or|xor)[~tile].bulk_group[~L2::cache_hint]",
+    effect=True,
+)
 def tensor_reduce(e: Emitter, i: Instruction) -> None:
     """TMA stores that combine with what is there."""
     operation = next(p for p in i.parts if p in ("add", "min", "max", "and", "or", "xor", "inc", "dec"))
@@ -190,8 +220,7 @@ def tensor_reduce(e: Emitter, i: Instruction) -> None:
     e.do(f'tensor_store(t, {tensor}, {corner}, {e.address(i.operands[1])}, "{operation}", {e.site})')
 
 
-@opcode("tensormap.replace", "tensormap.cp_fenceproxy", "cp.async.bulk.prefetch.tensor", effect=True)
+@opcode("tensormap...", effect=True, refused=True)
 def tensor_map_change(e: Emitter, i: Instruction) -> None:
-    """Changing a tensor map on the device is refused; prefetching is nothing."""
-    if i.name == "tensormap":
-        raise NotModelled(f"opcode {i.opcode}")
+    """Changing a tensor map on the device."""
+    raise NotModelled(f"opcode {i.opcode} (changing a tensor map on the device)")

@@ -7,21 +7,35 @@ from turnout_cudasim.emit import Emitter
 from turnout_cudasim.opcodes import opcode
 from turnout_cudasim.opcodes.data import space_of
 from turnout_cudasim.parse import Instruction
-from turnout_cudasim.report import NotModelled
 
+SEM = "[~relaxed|~acquire|~release|~acq_rel][~cta|~cluster|~gpu|~sys]"
+WHERE = "[global|shared|~shared::cta|shared::cluster]"
+WIDE = "[~L2::cache_hint](v2|v4|v8)"
+COMBINED = (  # operations and types of atom and red; ptxas takes the order and scope before the space or after the operation
+    ("(and|or|xor)", "[~L2::cache_hint](b32|b64)"),
+    ("(inc|dec)", "[~L2::cache_hint].u32"),
+    ("(min|max)", "[~L2::cache_hint](u32|s32|u64|s64)"),
+    (".add", "[~L2::cache_hint](u32|s32|u64|s64|f32|f64)"),
+    ("(add|min|max)", "[~noftz][~L2::cache_hint](f16|bf16|f16x2|bf16x2)"),
+    (".add", "[~L2::cache_hint](v2|v4).f32"),
+    ("(add|min|max)", f".noftz{WIDE}(f16|bf16|f16x2|bf16x2)"),
+)
+EXCHANGED = ((".exch", "[~L2::cache_hint](b32|b64)"), (".cas", "[~L2::cache_hint](b16|b32|b64)"))
+FORMS = tuple(
+    form
+    for name, rows in (("atom", COMBINED + EXCHANGED), ("red", COMBINED))
+    for operation, types in rows
+    for form in (f"{name}{SEM}{WHERE}{operation}{types}", f"{name}{WHERE}{operation}{SEM}{types}")
+)
 OPERATIONS = ("add", "min", "max", "and", "or", "xor", "exch", "cas", "inc", "dec")
 HALVES = ("f16", "bf16", "f16x2", "bf16x2")
 
 
-@opcode("atom", "red", effect=True)
+@opcode(*FORMS, effect=True)
 def atomic(e: Emitter, i: Instruction) -> None:
     """add, min, max, and, or, xor, exch, cas, inc, dec on every integer and float type, f16x2 and bf16x2 too; vectors."""
-    operation = next((p for p in i.parts[1:] if p in OPERATIONS), "")
-    if not operation or i.has("async"):
-        raise NotModelled(f"opcode {i.opcode}")
+    operation = next(p for p in i.parts[1:] if p in OPERATIONS)
     type_ = i.parts[-1]
-    if type_ == "b128":
-        raise NotModelled("128-bit atomics")
     wants_result = i.name == "atom"
     operands = i.operands if wants_result else ["_", *i.operands]
     target, address, value = operands[:3]

@@ -13,19 +13,19 @@ def _guard(e: Emitter, i: Instruction) -> None:
         e.control_by(e.read(("!" if i.negated else "") + i.guard, "pred"))
 
 
-@opcode("bra", ends_block="branch")
+@opcode("bra[~uni]", ends_block="branch")
 def branch(e: Emitter, i: Instruction) -> None:
     """Branch, taken by each thread on its own; threads meet again where their paths do."""
     _guard(e, i)
 
 
-@opcode("brx.idx", ends_block="switch")
+@opcode("brx.idx[~uni]", ends_block="switch")
 def branch_by_index(e: Emitter, i: Instruction) -> None:
     """Branch through a table of labels."""
     e.control_by(e.read(i.operands[0], "u32"))
 
 
-@opcode("ret", "exit", ends_block="return")
+@opcode("ret[~uni]", "exit", ends_block="return")
 def leave(e: Emitter, i: Instruction) -> None:
     """End of the thread (or of an inlined call)."""
     _guard(e, i)
@@ -37,7 +37,11 @@ def trap(e: Emitter, i: Instruction) -> None:
     e.do(f"trap(t, {e.site})")
 
 
-@opcode("bar", "barrier", ends_block="barrier", effect=True)
+@opcode(
+    "bar[~cta].sync", "bar[~cta].red.popc.u32", "bar[~cta].red(and|or).pred",
+    "barrier[~cta].sync[aligned]", "barrier[~cta].red.popc[aligned].u32", "barrier[~cta].red(and|or)[aligned].pred",
+    ends_block="barrier", effect=True,
+)  # fmt: skip
 def barrier(e: Emitter, i: Instruction) -> None:
     """Block barriers, named and counted; .red gives every thread the count, the conjunction or the disjunction. Divergence is reported."""
     operands = list(i.operands)
@@ -52,7 +56,7 @@ def barrier(e: Emitter, i: Instruction) -> None:
         e.write(result, e.constant(0, "?" if not i.has("popc") else "u4"), "pred" if not i.has("popc") else "u32")
 
 
-@opcode("bar.arrive", "barrier.arrive", "bar.cta.arrive", "barrier.cta.arrive", effect=True)
+@opcode("bar[~cta].arrive", "barrier[~cta].arrive[~aligned]", effect=True)
 def barrier_arrive(e: Emitter, i: Instruction) -> None:
     """Arrive at a named barrier without waiting."""
     e.do(f"barrier_arrive(t, {e.read(i.operands[0], 'u32')}, {e.read(i.operands[1], 'u32')}, {e.site})")
@@ -64,25 +68,37 @@ def warp_barrier(e: Emitter, i: Instruction) -> None:
     e.do(f"check_mask(t, {e.read(i.operands[0], 'u32')}, {e.site})")
 
 
-@opcode("barrier.cluster.arrive", effect=True)
+@opcode("barrier.cluster.arrive[~release|~relaxed][~aligned]", effect=True)
 def cluster_arrive(e: Emitter, i: Instruction) -> None:
     """Arrive at the cluster's barrier."""
     e.do(f"cluster_arrive(t, {e.site})")
 
 
-@opcode("barrier.cluster.wait", ends_block="cluster", effect=True)
+@opcode("barrier.cluster.wait[~acquire][~aligned]", ends_block="cluster", effect=True)
 def cluster_wait(e: Emitter, i: Instruction) -> None:
     """Wait for the whole cluster."""
 
 
-@opcode("membar", "fence", "griddepcontrol", "setmaxnreg", "pmevent", "discard", "applypriority", "prefetch", "prefetchu", "createpolicy")
+LEVELS = "(~L1|~L2|~L2::evict_last|~L2::evict_normal)"
+KEPT = "(~L2::evict_last|~L2::evict_normal|~L2::evict_first|~L2::evict_unchanged)"
+
+
+@opcode(
+    "membar(~cta|~gl|~sys)", "fence[~sc|~acq_rel|~acquire|~release](~cta|~cluster|~gpu|~sys)", "fence.mbarrier_init.release.cluster",
+    "fence(~acquire|~release).sync_restrict(~shared::cta|~shared::cluster).cluster",
+    "griddepcontrol(~launch_dependents|~wait)", "setmaxnreg(~inc|~dec).sync.aligned.u32", "pmevent[~mask]",
+    "discard[~global].L2", "applypriority[~global].L2::evict_normal",
+    f"prefetch[~global|~local]{LEVELS}", "prefetch[~const|~param].tensormap", "prefetchu.L1",
+    f"createpolicy.fractional{KEPT}[~L2::evict_first|~L2::evict_unchanged].b64",
+    f"createpolicy.range[~global]{KEPT}[~L2::evict_first|~L2::evict_unchanged].b64", "createpolicy.cvt.L2.b64",
+)  # fmt: skip
 def hint(e: Emitter, i: Instruction) -> None:
     """Ordering and hints: memory is in order here, one launch ends before the next begins, caches do not exist."""
     if i.name == "createpolicy":
         e.write(i.operands[0], e.constant(0, "u8"), "b64")
 
 
-@opcode("nanosleep", effect=True)
+@opcode("nanosleep.u32", effect=True)
 def sleep(e: Emitter, i: Instruction) -> None:
     """Lets other threads go first."""
     e.do("step_aside(t)")

@@ -6,41 +6,51 @@ from turnout_cudasim import dtypes
 from turnout_cudasim.emit import Emitter
 from turnout_cudasim.opcodes import opcode
 from turnout_cudasim.parse import Instruction
-from turnout_cudasim.report import NotModelled
 
-ROUNDINGS = {"rn": "n", "rz": "z", "rm": "m", "rp": "p", "rna": "na", "rs": "rs"}
+ROUNDINGS = {"rn": "n", "rz": "z", "rm": "m", "rp": "p", "rna": "na"}
 INTEGRAL = ("rni", "rzi", "rmi", "rpi")
 FLOATS = ("f16", "bf16", "f32", "f64", "tf32")
-NARROW = ("e4m3", "e5m2", "e2m1", "e2m3", "e3m2", "ue8m0")
+NUMBERS = "(u8|s8|u16|s16|u32|s32|u64|s64)"
+TO, WHOLE = "(rn|rz|rm|rp)", "(rni|rzi|rmi|rpi)"
+INTEGER_FORMS = (
+    f"cvt[sat]{NUMBERS}{NUMBERS}", f"cvt{TO}[~ftz][sat](f16|f32|f64){NUMBERS}", f"cvt{TO}.bf16{NUMBERS}",
+    f"cvt{WHOLE}[ftz][~sat]{NUMBERS}.f32", f"cvt{WHOLE}[~sat]{NUMBERS}(f16|bf16|f64)",
+)  # fmt: skip
+FLOAT_FORMS = (
+    "cvt[ftz][sat].f32(f16|bf16|f32)", "cvt[ftz][sat].f64.f32", "cvt[sat].f64(f16|bf16|f64)", "cvt[sat].f16.f16",
+    f"cvt{WHOLE}[ftz][sat].f32.f32", f"cvt{WHOLE}[sat].f64.f64", f"cvt{WHOLE}[sat].f16.f16",
+    f"cvt{TO}[ftz][sat].f32.f64", f"cvt{TO}[ftz][sat].f16.f32", f"cvt{TO}[sat].f16.f64", f"cvt{TO}(f16|bf16)(f16|bf16|f64)",
+    f"cvt{TO}[relu][satfinite](f16|bf16).f32", "cvt.rna[satfinite].tf32.f32", "cvt(rn|rz)[satfinite][relu].tf32.f32",
+)  # fmt: skip
+PAIR_FORMS = (
+    "cvt(rn|rz)[relu][satfinite](f16x2|bf16x2).f32",
+    "cvt.rn.satfinite[relu](e4m3x2|e5m2x2|e2m1x2|e2m3x2|e3m2x2)(f32|f16x2|bf16x2)",
+    "cvt.rn[relu](f16x2|bf16x2)(e4m3x2|e5m2x2|e2m1x2|e2m3x2|e3m2x2)",
+    "cvt(rz|rp)[satfinite].ue8m0x2(f32|bf16x2)", "cvt.rn.bf16x2.ue8m0x2",
+)  # fmt: skip
 
 
 def _mode(i: Instruction) -> str:
-    mode = next((m for part, m in ROUNDINGS.items() if part in i.parts), "n")
-    if mode == "rs":
-        raise NotModelled("stochastic rounding (cvt.rs)")
-    return mode
+    return next((m for part, m in ROUNDINGS.items() if part in i.parts), "n")
 
 
 def _options(i: Instruction) -> str:
     return (", relu=True" if i.has("relu") else "") + (", finite=True" if i.has("satfinite") else "")
 
 
-@opcode("cvt")
+@opcode(*INTEGER_FORMS, *FLOAT_FORMS, *PAIR_FORMS)
 def convert(e: Emitter, i: Instruction) -> None:
     """All integers, f16, bf16, tf32, f32, f64; 8-, 6- and 4-bit floats in pairs; every rounding, .sat, .satfinite, .relu, .ftz."""
     to, source = i.parts[-2], i.parts[-1]
-    base = to.removesuffix("x2").removesuffix("x4")
-    if to.endswith(("x2", "x4")) and (base in NARROW or base in ("f16", "bf16")):
-        _to_pair(e, i, base)
-    elif source.endswith("x2"):
-        raise NotModelled(f"opcode {i.opcode}")
+    if to.endswith("x2"):
+        _to_pair(e, i, to.removesuffix("x2"))
     elif to in FLOATS and source in FLOATS:
         _float_to_float(e, i, to, source)
     elif to in FLOATS:
         value = e.read(i.operands[1], source)
         text = f'int_to_float({value}, "{_mode(i)}", "{dtypes.NUMPY[to]}")'
         if to == "bf16":
-            e.write(i.operands[0], f'encode(int_to_float({value}, "n", "f8"), "bf16", "{_mode(i)}")', "b16")
+            e.write(i.operands[0], f'encode(int_to_odd({value}), "bf16", "{_mode(i)}")', "b16")
         else:
             e.write(i.operands[0], f"saturate({text})" if i.has("sat") else text, to)
     elif source in FLOATS:
@@ -50,12 +60,10 @@ def convert(e: Emitter, i: Instruction) -> None:
         _integer(e, i, to, source)
 
 
-@opcode("cvt.pack")
+@opcode("cvt.pack.sat(u16|s16).s32", "cvt.pack.sat(u8|s8).s32.b32")
 def pack(e: Emitter, i: Instruction) -> None:
     """Two 32-bit integers to 16 or 8 bits, saturated, side by side."""
-    to = i.parts[3] if i.parts[2] == "sat" else i.parts[2]
-    if to not in ("u16", "s16", "u8", "s8"):
-        raise NotModelled(f"opcode {i.opcode}")
+    to = i.parts[3]
     a, b = (e.read(o, "s32") for o in i.operands[1:3])
     c = f", {e.read(i.operands[3], 'u32')}" if len(i.operands) > 3 else ""
     e.write(i.operands[0], f'pack_integers({a}, {b}, "{dtypes.NUMPY[to]}"{c})', "b32")
@@ -92,8 +100,6 @@ def _float_to_float(e: Emitter, i: Instruction, to: str, source: str) -> None:
 def _to_pair(e: Emitter, i: Instruction, base: str) -> None:
     """To f16x2, bf16x2 or two small floats; the first source is the upper half."""
     source = i.parts[-1]
-    if i.parts[-2].endswith("x4"):
-        raise NotModelled(f"opcode {i.opcode}")
     if source == "f32":
         high, low = (f'encode({_flushed(e, i, o)}, "{base}", "{_mode(i)}"{_options(i)})' for o in i.operands[1:3])
     elif source in ("f16x2", "bf16x2"):

@@ -7,10 +7,21 @@ from turnout_cudasim.emit import Emitter, Surveyor
 from turnout_cudasim.memory import LOCAL_WINDOW, PARAMETER_WINDOW, SHARED_WINDOW
 from turnout_cudasim.opcodes import opcode
 from turnout_cudasim.parse import Instruction
-from turnout_cudasim.report import NotModelled
 
 SPACES = ("global", "shared", "local", "param", "const")
 WINDOWS = {"shared": SHARED_WINDOW, "local": LOCAL_WINDOW, "param": PARAMETER_WINDOW}
+
+# Pieces of forms.
+NAMED = "(shared|~shared::cta|~shared::cluster|local|global|~const|~param|~param::entry)"
+SPACE = "[const|global|local|shared|~shared::cta|shared::cluster|param|~param::entry|~param::func]"
+SCOPE = "(~cta|~cluster|~gpu|~sys)"
+HINTS = (
+    "[~L1::evict_normal|~L1::evict_unchanged|~L1::evict_first|~L1::evict_last|~L1::no_allocate]"
+    "[~L2::evict_normal|~L2::evict_first|~L2::evict_last][~L2::cache_hint][~L2::64B|~L2::128B|~L2::256B]"
+)
+VECTOR = "[v2|v4|v8]"
+DATA = "(b8|b16|b32|b64|u8|u16|u32|u64|s8|s16|s32|s64|f32|f64)"
+WORDS = "(b16|b32|b64|u16|u32|u64|s16|s32|s64|f32|f64)"
 
 
 def space_of(i: Instruction) -> str:
@@ -22,7 +33,7 @@ def space_of(i: Instruction) -> str:
     return "generic"
 
 
-@opcode("mov")
+@opcode("mov(pred|b16|u16|s16|b32|u32|s32|b64|u64|s64|f32|f64)")
 def move(e: Emitter, i: Instruction) -> None:
     """Registers, numbers, special registers, addresses; packs and unpacks vectors."""
     to, source = i.operands
@@ -31,10 +42,8 @@ def move(e: Emitter, i: Instruction) -> None:
     if source.startswith("{"):
         parts = e.vector(source)
         piece = f"u{8 * size // len(parts)}"
-        total = f"u{size}"
         terms = [_widened(e.read(part, piece), size, 8 * size // len(parts) * n) for n, part in enumerate(parts)]
         e.write(to, " | ".join(terms), f"u{8 * size}")
-        del total
         return
     if to.startswith("{"):
         parts = e.vector(to)
@@ -65,7 +74,7 @@ def _widened(text: str, size: int, shift: int) -> str:
     return f"({wide} << U{size}({shift}))" if shift else wide
 
 
-@opcode("cvta")
+@opcode(f"cvta[to]{NAMED}.u64")
 def convert_address(e: Emitter, i: Instruction) -> None:
     """To and from generic addresses: each state space is a window of its own."""
     window = WINDOWS.get(space_of(i) if space_of(i) != "cluster" else "shared", 0)
@@ -78,16 +87,19 @@ def convert_address(e: Emitter, i: Instruction) -> None:
     e.write(i.operands[0], value, type_)
 
 
-@opcode("ld", "ldu", effect=True)
+@opcode(
+    f"ld[~weak|volatile]{SPACE}[~ca|~cg|~cs|~lu|~cv]{HINTS}{VECTOR}{DATA}",
+    f"ld[~weak].global[~ca|~cg|~cs|~lu|~cv].nc{HINTS}{VECTOR}{DATA}",
+    f"ld(relaxed|~acquire){SCOPE}{SPACE}{HINTS}{VECTOR}{DATA}",
+    f"ld.mmio.relaxed.sys[~global]{DATA}", f"ldu[~global]{VECTOR}{DATA}",
+    effect=True,
+)  # fmt: skip
 def load(e: Emitter, i: Instruction) -> None:
     """Every space, vectors, every cache and ordering qualifier; bounds, alignment and never-written bytes are checked."""
     to, address = i.operands[:2]
     type_, space = i.parts[-1], space_of(i)
     targets = e.vector(to)
     code = dtypes.NUMPY[type_]
-    if type_ == "b128":
-        raise NotModelled("128-bit registers (.b128)")
-    size = dtypes.size(type_) * len(targets)
     if space == "param":
         base = address.strip("[] ").partition("+")[0].strip()
         if base in e.translation.flat.local:
@@ -101,7 +113,6 @@ def load(e: Emitter, i: Instruction) -> None:
     if len(targets) == 1:
         e.write(to, f'load(t, "{space}", "{code}", {where}, {e.site}{volatile})', kept)
     else:
-        del size
         e.write_all(targets, f'load_vector(t, "{space}", "{code}", {len(targets)}, {where}, {e.site}{volatile})', kept)
 
 
@@ -110,15 +121,15 @@ def _float_home(e: Emitter, register: str, code: str) -> bool:
     return bool(home == "f" + code[1:])
 
 
-@opcode("st", effect=True)
+@opcode(
+    f"st[~weak|volatile]{SPACE}[~wb|~cg|~cs|~wt]{HINTS}{VECTOR}{DATA}", f"st(relaxed|~release){SCOPE}{SPACE}{HINTS}{VECTOR}{DATA}",
+    f"st.mmio.relaxed.sys[~global]{DATA}",
+    effect=True,
+)  # fmt: skip
 def store(e: Emitter, i: Instruction) -> None:
     """Every space, vectors, every cache and ordering qualifier; bounds, alignment and races are checked."""
     address, source = i.operands[:2]
     type_, space = i.parts[-1], space_of(i)
-    if type_ == "b128":
-        raise NotModelled("128-bit registers (.b128)")
-    if i.has("async"):
-        raise NotModelled("st.async")
     values = e.vector(source)
     if space == "param":
         space = "local"
@@ -138,14 +149,13 @@ def _bits_type(type_: str) -> str:
     return f"b{8 * dtypes.size(type_)}"
 
 
-@opcode("isspacep")
+@opcode("isspacep(global|shared|shared::cta|shared::cluster|local|param|param::entry)")
 def is_in_space(e: Emitter, i: Instruction) -> None:
     """Which window a generic address lies in."""
-    space = "shared" if space_of(i) == "cluster" else space_of(i)
-    e.write(i.operands[0], f'is_in_space(t, {e.read(i.operands[1], "s64")}, "{space}")', "pred")
+    e.write(i.operands[0], f'is_in_space(t, {e.read(i.operands[1], "s64")}, "{space_of(i)}")', "pred")
 
 
-@opcode("selp")
+@opcode(f"selp{WORDS}")
 def select(e: Emitter, i: Instruction) -> None:
     """Choose by a predicate."""
     to, yes, no, condition = i.operands
@@ -159,14 +169,26 @@ def select(e: Emitter, i: Instruction) -> None:
     e.write(to, f"np.where({e.read(condition, 'pred')}, {e.read(yes, type_)}, {e.read(no, type_)})", type_)
 
 
-@opcode("slct")
+@opcode(f"slct{WORDS}.s32", f"slct[ftz]{WORDS}.f32")
 def select_by_sign(e: Emitter, i: Instruction) -> None:
     """Choose by the sign of a third value."""
     type_, control = i.parts[-2], i.parts[-1]
-    condition = f"{e.read(i.operands[3], control)} >= {e.constant(0, dtypes.NUMPY[control])}"
+    sign = e.read(i.operands[3], control)
+    if i.has("ftz"):
+        sign = f"flush({sign})"
+    condition = f"{sign} >= {e.constant(0, dtypes.NUMPY[control])}"
     e.write(i.operands[0], f"np.where({condition}, {e.read(i.operands[1], type_)}, {e.read(i.operands[2], type_)})", type_)
 
 
+_FLOATS = "(eq|ne|lt|le|gt|ge|equ|neu|ltu|leu|gtu|geu|num|nan)[and|or|xor]"
+COMPARED = {  # forms of setp, and of set, whose result's type comes before the last group
+    "(eq|ne)[and|or|xor]": "(b16|b32|b64)",
+    "(eq|ne|lt|le|gt|ge|lo|ls|hi|hs)[and|or|xor]": "(u16|u32|u64)",
+    "(eq|ne|lt|le|gt|ge)[and|or|xor]": "(s16|s32|s64)",
+    f"{_FLOATS}[ftz]": "(f32|f16)",
+    _FLOATS: "(f64|bf16)",
+}
+COMPARED_PAIRS = {f"{_FLOATS}[ftz]": "f16x2", _FLOATS: "bf16x2"}
 COMPARISONS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "lo": "<", "ls": "<=", "hi": ">", "hs": ">="}
 UNSIGNED = {"lo", "ls", "hi", "hs"}
 
@@ -178,15 +200,18 @@ def compared(e: Emitter, i: Instruction, a: str, b: str) -> str:
     if comparison in UNSIGNED:
         type_ = "u" + type_[1:]
     half = {"f16": "f16", "bf16": "bf16"}.get(type_)
-    if type_.startswith("f") and half is None and comparison in ("eq", "lt", "le", "gt", "ge"):
-        text = f"{e.read(a, type_)} {COMPARISONS[comparison]} {e.read(b, type_)}"
-    elif type_.startswith("f") and half is None:
-        text = f'compare_halves("{comparison}", {e.read(a, type_)}, {e.read(b, type_)})'
-    elif half:
-        text = f'compare_halves("{comparison}", decode({e.read(a, "b16")}, "{half}"), decode({e.read(b, "b16")}, "{half}"))'
+    if half:
+        x, y = (_half(e.read(o, "b16"), half, i) for o in (a, b))
     else:
-        text = f"{e.read(a, type_)} {COMPARISONS[comparison]} {e.read(b, type_)}"
-    return f"({text})"
+        x, y = (f"flush({v})" if i.has("ftz") else v for v in (e.read(a, type_), e.read(b, type_)))
+    if half or (type_.startswith("f") and comparison not in ("eq", "lt", "le", "gt", "ge")):
+        return f'compare_halves("{comparison}", {x}, {y})'
+    return f"({x} {COMPARISONS[comparison]} {y})"
+
+
+def _half(text: str, format_: str, i: Instruction) -> str:
+    """A half as float32; with .ftz, its subnormals are flushed."""
+    return f'decode({text}, "{format_}"{", flushed=True" if i.has("ftz") else ""})'
 
 
 def combined(e: Emitter, i: Instruction, text: str) -> str:
@@ -195,7 +220,7 @@ def combined(e: Emitter, i: Instruction, text: str) -> str:
     return f"({text} {symbol} {e.read(i.operands[-1], 'pred')})" if symbol else text
 
 
-@opcode("setp")
+@opcode(*(f"setp{form}{t}" for form, t in COMPARED.items()), *(f"setp{form}.{t}" for form, t in COMPARED_PAIRS.items()))
 def set_predicate(e: Emitter, i: Instruction) -> None:
     """Compare; with NaN as the ISA says for ordered and unordered comparisons; combined with a predicate; one or two results."""
     if i.parts[-1] in ("f16x2", "bf16x2"):
@@ -212,11 +237,14 @@ def _compare_pairs(e: Emitter, i: Instruction) -> None:
     format_ = i.parts[-1][:-2]
     a, b = (f'pairs({e.read(o, "b32")}, "u2")' for o in i.operands[1:3])
     for n, target in enumerate(t.strip() for t in i.operands[0].split("|")):
-        text = f'compare_halves("{i.parts[1]}", decode({a}[{n}], "{format_}"), decode({b}[{n}], "{format_}"))'
+        text = f'compare_halves("{i.parts[1]}", {_half(f"{a}[{n}]", format_, i)}, {_half(f"{b}[{n}]", format_, i)})'
         e.write(target, combined(e, i, text), "pred")
 
 
-@opcode("set")
+@opcode(
+    *(f"set{form}(u16|s16|u32|s32|f32|f16|bf16){t}" for form, t in COMPARED.items()),
+    *(f"set{form}(u32|s32|{t}).{t}" for form, t in COMPARED_PAIRS.items()),
+)  # fmt: skip
 def set_value(e: Emitter, i: Instruction) -> None:
     """Compare, and give all ones or 1.0 for true."""
     target_type, source_type = i.parts[-2], i.parts[-1]
@@ -225,7 +253,7 @@ def set_value(e: Emitter, i: Instruction) -> None:
         a, b = (f'pairs({e.read(o, "b32")}, "u2")' for o in i.operands[1:3])
         halves = []
         for n in range(2):
-            text = f'compare_halves("{i.parts[1]}", decode({a}[{n}], "{format_}"), decode({b}[{n}], "{format_}"))'
+            text = f'compare_halves("{i.parts[1]}", {_half(f"{a}[{n}]", format_, i)}, {_half(f"{b}[{n}]", format_, i)})'
             one = {"f16x2": 0x3C00, "bf16x2": 0x3F80}.get(target_type, 0xFFFF)
             halves.append(f"np.where({combined(e, i, text)}, U2({one}), U2(0))")
         e.write(i.operands[0], f"join({halves[0]}, {halves[1]})", "b32")

@@ -12,17 +12,45 @@ from turnout_cudasim.report import NotModelled
 
 SMALL = ("f16", "bf16", "tf32", "f64", "s8", "u8", "s4", "u4", "b1", "e4m3", "e5m2")
 RESULTS = ("f16", "f32", "f64", "s32")
-MMA_SHAPES = {
-    "f16": ("m16n8k8", "m16n8k16"),
-    "bf16": ("m16n8k8", "m16n8k16"),
-    "tf32": ("m16n8k4", "m16n8k8"),
-    "f64": ("m8n8k4", "m16n8k4", "m16n8k8", "m16n8k16"),
-    "s8": ("m8n8k16", "m16n8k16", "m16n8k32"),
-    "s4": ("m8n8k32", "m16n8k32", "m16n8k64"),
-    "b1": ("m8n8k128", "m16n8k128", "m16n8k256"),
-    "e4m3": ("m16n8k16", "m16n8k32"),
-}
-ALIKE = {"u8": "s8", "u4": "s4", "e5m2": "e4m3"}
+CTA = "[shared|~shared::cta]"
+MMA_FORMS = tuple(
+    f"mma.sync.aligned{form}"
+    for form in (
+        "(m16n8k8|m16n8k16).row.col(f16|f32).f16.f16(f16|f32)",
+        "(m16n8k8|m16n8k16).row.col.f32.bf16.bf16.f32",
+        "(m16n8k4|m16n8k8).row.col.f32.tf32.tf32.f32",
+        "(m8n8k4|m16n8k4|m16n8k8|m16n8k16).row.col[~rn].f64.f64.f64.f64",
+        "(m8n8k16|m16n8k16|m16n8k32).row.col[satfinite].s32(u8|s8)(u8|s8).s32",
+        "(m8n8k32|m16n8k32|m16n8k64).row.col[satfinite].s32(u4|s4)(u4|s4).s32",
+        "(m8n8k128|m16n8k128|m16n8k256).row.col.s32.b1.b1.s32(and|xor).popc",
+        "(m16n8k16|m16n8k32).row.col(f16|f32)(e4m3|e5m2)(e4m3|e5m2)(f16|f32)",
+    )
+)
+LOADED = (  # shape and types of wmma.load of A and B
+    "(m8n32k16|m16n16k16|m32n8k16)[global|shared|~shared::cta](f16|bf16|u8|s8)", ".m16n16k8[global|shared|~shared::cta].tf32",
+    ".m8n8k4[global|shared|~shared::cta].f64", ".m8n8k32[global|shared|~shared::cta](u4|s4)", ".m8n8k128[global|shared|~shared::cta].b1",
+)  # fmt: skip
+SUMS = "(m16n16k16|~m16n16k8|m8n32k16|m32n8k16|m8n8k4|m8n8k32|m8n8k128)[global|shared|~shared::cta](f16|f32|f64|s32)"
+WMMA_SHAPES = "(m16n16k16|m8n32k16|m32n8k16)"
+WMMA_FORMS = tuple(
+    f"wmma.mma{form}"
+    for form in (
+        f".sync.aligned(~row|~col)(~row|~col){WMMA_SHAPES}(f16|f32)(f16|f32)",
+        f".sync.aligned(~row|~col)(~row|~col){WMMA_SHAPES}.f32.bf16.bf16.f32",
+        ".sync.aligned(~row|~col)(~row|~col).m16n16k8.f32.tf32.tf32.f32",
+        ".sync.aligned(~row|~col)(~row|~col).m8n8k4[~rn].f64.f64.f64.f64",
+        f".sync.aligned(~row|~col)(~row|~col){WMMA_SHAPES}.s32(u8|s8)(u8|s8).s32[satfinite]",
+        ".sync.aligned.row.col.m8n8k32.s32(u4|s4)(u4|s4).s32[satfinite]",
+        "(and|xor).popc.sync.aligned.row.col.m8n8k128.s32.b1.b1.s32",
+    )
+)
+WGMMA_FORMS = tuple(
+    f"wgmma.mma_async.sync.aligned{form}"
+    for form in (
+        ".m64n*k16(f16|f32).f16.f16", ".m64n*k16.f32.bf16.bf16", ".m64n*k8.f32.tf32.tf32", ".m64n*k32(f16|f32)(e4m3|e5m2)(e4m3|e5m2)",
+        ".m64n*k32[satfinite].s32(u8|s8)(u8|s8)", ".m64n*k256.s32.b1.b1.and.popc",
+    )
+)  # fmt: skip
 
 
 def warp(i: Instruction) -> str:
@@ -46,41 +74,34 @@ def options(i: Instruction) -> str:
     return (f', operation="{operation}"' if operation else "") + (", saturate=True" if i.has("satfinite") else "")
 
 
-@opcode("ldmatrix", effect=True, mask=warp)
+@opcode(f"ldmatrix.sync.aligned.m8n8(x1|x2|x4)[trans]{CTA}.b16", effect=True, mask=warp)
 def load_matrix(e: Emitter, i: Instruction) -> None:
     """8x8 matrices of 16-bit elements, x1, x2, x4, .trans."""
-    if "m8n8" not in i.parts:
-        raise NotModelled(f"opcode {i.opcode}")
     targets = e.vector(i.operands[0])
     space = "generic" if space_of(i) == "generic" else "shared"
     e.note_shared_access("shared", 4)
     e.write_all(targets, f'ldmatrix(t, "{space}", {e.address(i.operands[1])}, {len(targets)}, {i.has("trans")}, {e.site})', "b32")
 
 
-@opcode("stmatrix", effect=True, mask=warp)
+@opcode(f"stmatrix.sync.aligned.m8n8(x1|x2|x4)[trans]{CTA}.b16", effect=True, mask=warp)
 def store_matrix(e: Emitter, i: Instruction) -> None:
     """The inverse of ldmatrix."""
-    if "m8n8" not in i.parts:
-        raise NotModelled(f"opcode {i.opcode}")
     space = "generic" if space_of(i) == "generic" else "shared"
     e.do(f'stmatrix(t, "{space}", {e.address(i.operands[0])}, {words(e, i.operands[1])}, {i.has("trans")}, {e.site})')
 
 
-@opcode("movmatrix", effect=True, mask=warp)
+@opcode("movmatrix.sync.aligned.m8n8.trans.b16", effect=True, mask=warp)
 def transpose_matrix(e: Emitter, i: Instruction) -> None:
     """Transpose an 8x8 matrix across the warp."""
     e.write(i.operands[0], f"movmatrix(t, {e.read(i.operands[1], 'b32')}, {e.site})", "b32")
 
 
-@opcode("mma.sync", effect=True, mask=warp)
+@opcode(*MMA_FORMS, effect=True, mask=warp)
 def multiply(e: Emitter, i: Instruction) -> None:
     """D = A B + C for f16, bf16, tf32, f64, s8, u8, s4, u4, b1, e4m3, e5m2 in every dense shape from m8n8k4 (f64) to m16n8k256."""
     d_type, a_type, b_type, c_type = i.parts[-4:]
     if c_type not in RESULTS and len(i.parts) > 5:  # .b1 ends with .xor.popc
         d_type, a_type, b_type, c_type = (p for p in i.parts if p in RESULTS or p in SMALL)
-    shape = f"m{'n'.join(str(s) for s in shape_of(i)[:2])}k{shape_of(i)[2]}"
-    if shape not in MMA_SHAPES.get(ALIKE.get(a_type, a_type), ()) or i.has("sp", "block_scale", "kind"):
-        raise NotModelled(f"opcode {i.opcode}")
     _product(e, i, "mma", (d_type, a_type, b_type, c_type))
 
 
@@ -105,7 +126,9 @@ def _wmma_shape(i: Instruction) -> tuple[int, int]:
     return {"a": (m, k), "b": (k, n), "c": (m, n), "d": (m, n)}[which]
 
 
-@opcode("wmma.load", effect=True, mask=warp)
+@opcode(
+    *(f"wmma.load(a|b).sync.aligned(row|col){form}" for form in LOADED), f"wmma.load.c.sync.aligned(row|col){SUMS}", effect=True, mask=warp
+)
 def wmma_load(e: Emitter, i: Instruction) -> None:
     """Fragments of A, B and C from memory, row or column major."""
     targets = e.vector(i.operands[0])
@@ -120,7 +143,7 @@ def wmma_load(e: Emitter, i: Instruction) -> None:
     e.write_all(targets, text, width)
 
 
-@opcode("wmma.store", effect=True, mask=warp)
+@opcode(f"wmma.store.d.sync.aligned(row|col){SUMS}", effect=True, mask=warp)
 def wmma_store(e: Emitter, i: Instruction) -> None:
     """Fragments of D to memory."""
     type_ = i.parts[-1]
@@ -133,7 +156,7 @@ def wmma_store(e: Emitter, i: Instruction) -> None:
     e.do(f"wmma_store(t, {matrix}, {e.address(i.operands[0])}, {stride}, {values}, {e.site})")
 
 
-@opcode("wmma.mma", effect=True, mask=warp)
+@opcode(*WMMA_FORMS, effect=True, mask=warp)
 def wmma_multiply(e: Emitter, i: Instruction) -> None:
     """D = A B + C on fragments; their layout is our own, since the ISA leaves it open."""
     named = [p for p in i.parts[3:] if p in WMMA_TYPES]
@@ -141,11 +164,12 @@ def wmma_multiply(e: Emitter, i: Instruction) -> None:
     _product(e, i, "wmma_mma", types)
 
 
-@opcode("wgmma.mma_async", effect=True, mask=warp)
+@opcode(*WGMMA_FORMS, effect=True, mask=warp)
 def warpgroup_multiply(e: Emitter, i: Instruction) -> None:
     """64 x N x K: f16, bf16, tf32, e4m3, e5m2, s8, u8, b1; A in registers or shared memory; every swizzle and both majors. Done at once."""
-    if i.has("sp"):
-        raise NotModelled(f"opcode {i.opcode}")
+    width = shape_of(i)[1]
+    if width % 8 or not 8 <= width <= 256:
+        raise NotModelled(f"opcode {i.opcode} (N of {width})")
     d_type, a_type, b_type = (p for p in i.parts if p in RESULTS or p in SMALL)
     targets, a, b, accumulate, *flags = i.operands
     numbers = [int(f) for f in flags]
@@ -165,6 +189,6 @@ def warpgroup_multiply(e: Emitter, i: Instruction) -> None:
         e.write(target, f"{name}[{n}]{view}", kept)
 
 
-@opcode("wgmma.fence", "wgmma.commit_group", "wgmma.wait_group", mask=warp)
+@opcode("wgmma(~fence|~commit_group|~wait_group).sync.aligned", mask=warp)
 def warpgroup_order(e: Emitter, i: Instruction) -> None:
     """Nothing to wait for: wgmma is done at once."""

@@ -13,7 +13,7 @@ def last(i: Instruction) -> str:
     return i.operands[-1]
 
 
-@opcode("shfl.sync", effect=True, mask=last)
+@opcode("shfl.sync(up|down|bfly|idx).b32", effect=True, mask=last)
 def shuffle(e: Emitter, i: Instruction) -> None:
     """up, down, bfly, idx, with segments; reading from a lane that takes no part is reported."""
     targets = [t.strip() for t in i.operands[0].split("|")]
@@ -33,7 +33,9 @@ def shuffle(e: Emitter, i: Instruction) -> None:
         e.write(targets[0], f"shuffle({arguments})", type_)
 
 
-@opcode("vote.sync", "vote.ballot.sync", "vote.all.sync", "vote.any.sync", "vote.uni.sync", effect=True, mask=last)
+@opcode(
+    "vote.sync(all|any|uni).pred", "vote.sync.ballot.b32", "vote(all|any|uni).sync.pred", "vote.ballot.sync.b32", effect=True, mask=last
+)
 def vote(e: Emitter, i: Instruction) -> None:
     """ballot, all, any, uni."""
     mode = next(p for p in i.parts if p in ("ballot", "all", "any", "uni"))
@@ -42,13 +44,13 @@ def vote(e: Emitter, i: Instruction) -> None:
     e.write(i.operands[0], text, type_)
 
 
-@opcode("activemask", effect=True)
+@opcode("activemask.b32", effect=True)
 def active_mask(e: Emitter, i: Instruction) -> None:
     """The lanes that run together at this moment; which they are is not promised, here or on hardware."""
     e.write(i.operands[0], "active_mask(t)", "u32")
 
 
-@opcode("match.any.sync", "match.all.sync", effect=True, mask=last)
+@opcode("match(any|all).sync(b32|b64)", effect=True, mask=last)
 def match(e: Emitter, i: Instruction) -> None:
     """The lanes with the same value."""
     type_ = "u" + i.parts[-1][1:]
@@ -64,16 +66,15 @@ def match(e: Emitter, i: Instruction) -> None:
         e.write(targets[1], f"{name}[1]", "pred")
 
 
-@opcode("redux.sync", effect=True, mask=last)
+@opcode("redux.sync(add|min|max)(u32|s32)", "redux.sync(and|or|xor).b32", "redux.sync(min|max)[abs][NaN].f32", effect=True, mask=last)
 def reduce(e: Emitter, i: Instruction) -> None:
     """add, min, max, and, or, xor over the lanes of the mask; min and max of f32."""
-    type_ = i.parts[-1]
-    if type_ == "f32" and i.has("abs", "NaN"):
-        raise NotModelled(f"opcode {i.opcode}")
-    type_ = "u32" if type_ == "b32" else type_
-    e.write(
-        i.operands[0], f'reduce_lanes(t, "{i.parts[2]}", {e.read(i.operands[1], type_)}, {e.read(i.operands[2], "u32")}, {e.site})', type_
-    )
+    type_ = "u32" if i.parts[-1] == "b32" else i.parts[-1]
+    value, mask = e.read(i.operands[1], type_), e.read(i.operands[2], "u32")
+    operation = i.parts[2] if type_ != "f32" or i.has("NaN") else f"f{i.parts[2]}"
+    if i.has("abs"):
+        value = f"np.abs({value})"
+    e.write(i.operands[0], f'reduce_lanes(t, "{operation}", {value}, {mask}, {e.site})', type_, computed=type_ == "f32")
 
 
 @opcode("elect.sync", effect=True, mask=last)
@@ -86,7 +87,7 @@ def elect(e: Emitter, i: Instruction) -> None:
     e.write(predicate, f"{name}[1]", "pred")
 
 
-@opcode("vote", "shfl", "vote.all", "vote.any", "vote.ballot", refused=True)
+@opcode("vote(all|any|uni|ballot)...", "shfl(up|down|bfly|idx)...", refused=True)
 def without_sync(e: Emitter, i: Instruction) -> None:
     """The forms without .sync do not exist from sm_70 on."""
     raise NotModelled(f"opcode {i.opcode} (use the .sync form)")

@@ -15,6 +15,7 @@ __all__ = [
     "float_to_int",
     "int_to_float",
     "int_to_int_saturated",
+    "int_to_odd",
     "pack_integers",
     "round_integral",
     "to_f2",
@@ -24,6 +25,7 @@ __all__ = [
 
 f2, f4, f8, u2, u4, u8, i8 = np.float16, np.float32, np.float64, np.uint16, np.uint32, np.uint64, np.int64
 
+TINY_F2 = f4(2.0**-14)
 ROUND_INTEGRAL = {"rni": np.rint, "rzi": np.trunc, "rmi": np.floor, "rpi": np.ceil}
 
 
@@ -53,10 +55,11 @@ FORMATS = {
 }
 
 
-def decode(code: Any, format_: str) -> Any:
-    """Codes of a small format to float32, exactly."""
+def decode(code: Any, format_: str, flushed: bool = False) -> Any:
+    """Codes of a small format to float32, exactly; `flushed`: float16's subnormals as zeros of their sign."""
     if format_ == "f16":
-        return code.astype(u2).view(f2).astype(f4)
+        value = code.astype(u2).view(f2).astype(f4)
+        return np.where(np.abs(value) < TINY_F2, np.copysign(f4(0), value), value) if flushed else value
     if format_ == "bf16":
         return (code.astype(u4) << u4(16)).view(f4)
     return _decoding_table(format_)[code.astype(np.intp)]
@@ -208,6 +211,15 @@ def int_to_float(value: Any, mode: str, code: str) -> Any:
     else:
         down = np.zeros_like(down)
     return np.where(down, lower, np.where(up, higher, nearest))
+
+
+def int_to_odd(value: Any) -> Any:
+    """Integers to float64; those that do not fit are rounded to odd, so that rounding once more gives what rounding once would."""
+    long = value.astype(np.int64 if value.dtype.kind == "i" else u8)
+    top = long >> long.dtype.type(53)
+    low = long & long.dtype.type(0x7FF)
+    odd = (long - low) | np.where(low != 0, long.dtype.type(0x800), long.dtype.type(0))
+    return np.where((top == 0) | (top == long.dtype.type(0) - long.dtype.type(value.dtype.kind == "i")), long, odd).astype(f8)
 
 
 def _as_big(value: Any) -> Any:

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 __all__ = [
-    "add_f2", "add_f4", "add_f8", "bits", "copy_sign", "cosine", "directed_add", "directed_divide", "directed_fma", "directed_multiply",
+    "add_f2", "add_f4", "add_f8", "bits", "coarse",
+    "copy_sign", "cosine", "directed_add", "directed_divide", "directed_fma", "directed_multiply",
     "directed_sqrt", "exp2", "flush", "fma_bf16", "fma_f2", "fma_f4", "fma_f8", "log2", "maximum", "minimum", "multiply_f2", "reciprocal",
     "rsqrt", "saturate", "sine", "sqrt", "subtract_f2", "tanh", "testp",
 ]  # fmt: skip
@@ -101,6 +102,12 @@ def flush(a: Any) -> Any:
     """.ftz: subnormal float32 values become zeros of their sign."""
     small = (np.abs(a) < TINY_F4) & (a != 0)
     return np.where(small, np.copysign(f4(0), a), a) if small.any() else a
+
+
+def coarse(a: Any) -> Any:
+    """The upper 32 bits of a float64; subnormals become zeros of their sign."""
+    raw = np.asarray(a).view(u8) & u8(0xFFFFFFFF00000000)
+    return np.where(raw & u8(0x7FF0000000000000), raw, raw & u8(1 << 63)).view(f8)
 
 
 def saturate(a: Any) -> Any:

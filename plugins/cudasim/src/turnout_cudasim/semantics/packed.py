@@ -56,8 +56,13 @@ _WIDE: dict[str, Callable[..., Any]] = {  # of bfloat16, as float32 values
 }
 
 
-def half_arithmetic(operation: str, format_: str, *operands: Any, nan: bool = False, relu: bool = False, saturate: bool = False) -> Any:
-    """An operation on 16-bit floats, held as their bits (uint16)."""
+def half_arithmetic(
+    operation: str, format_: str, *operands: Any, nan: bool = False, relu: bool = False, saturate: bool = False, flushed: bool = False
+) -> Any:
+    """An operation on 16-bit floats, held as their bits (uint16). `flushed`: subnormals in and out become zeros of their sign."""
+    if flushed:
+        operands = tuple(_flush(o, format_) for o in operands)
+        return _flush(half_arithmetic(operation, format_, *operands, nan=nan, relu=relu, saturate=saturate), format_)
     options = {"nan": nan} if operation in ("min", "max") else {}
     if operation in ("neg", "abs"):
         (bits,) = operands
@@ -71,6 +76,11 @@ def half_arithmetic(operation: str, format_: str, *operands: Any, nan: bool = Fa
     if relu:
         result = np.where(result > 0, result, np.where(np.isnan(result), result, 0))
     return conversions.encode(floats.saturate(np.asarray(result)) if saturate else result, "bf16")
+
+
+def _flush(code: Any, format_: str) -> Any:
+    exponent = u2(0x7C00 if format_ == "f16" else 0x7F80)
+    return np.where(code & exponent, code, code & u2(0x8000))
 
 
 def integer_pairs(operation: str, a: Any, b: Any, code: str) -> Any:
