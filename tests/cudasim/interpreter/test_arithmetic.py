@@ -468,3 +468,10 @@ def test_min_of_magnitudes_with_nan():
     assert plain[0] == 2
     assert np.isnan(strict[0])
     assert plain[16] == strict[16] == -2
+
+
+def test_a_product_that_underflows_is_no_exact_zero():
+    a, b, c = np.full(32, 2.0**-1022), np.full(32, 2.0**-1000), np.full(32, -0.0)
+    down, up = instructions("fma.rm.f64 %o0, %i0, %i1, %i2; fma.rp.f64 %o1, %i0, %i1, %i2;", (a, b, c), "f8 f8")
+    assert not np.signbit(down[0])
+    assert up[0] == 5e-324

@@ -1,7 +1,7 @@
 """Loads and stores: where an address lies, whether it may be touched, and the bytes themselves.
 
-An instruction's addresses are first checked together, by their least, their greatest and their common low bits; only where that
-is not enough, one by one.
+An instruction's addresses are first checked together, by their least, their greatest and their common low bits, which the instructions
+of a basic block share that use the same register; only where that is not enough, one by one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from turnout_cudasim.memory import LOCAL_WINDOW, LOWEST_BASE, PARAMETER_WINDOW, 
 from turnout_cudasim.report import Kind
 from turnout_cudasim.threads import Threads
 
-__all__ = ["is_in_space", "load", "load_vector", "store", "store_vector"]
+__all__ = ["Address", "is_in_space", "load", "load_vector", "store", "store_vector"]
 
 RANK_SHIFT = 24  # a shared::cluster address is (rank + 1) << 24 | offset; rank + 1 == 0 means one's own block
 NEVER, WRITTEN, IN_FLIGHT = 0, 1, 2
@@ -34,78 +34,152 @@ def is_in_space(t: Threads, address: Any, space: str) -> Any:
     return np.bool_(False) if window is None else (address >= window) & (address < window + WINDOW_SIZE)
 
 
-def load(t: Threads, space: str, code: str, address: Any, site: int, volatile: bool = False) -> Any:
+class Address:
+    """Where threads point to. Accesses at constant offsets from it share what is found out about it: least, greatest and low bits."""
+
+    __slots__ = ("bits", "high", "low", "units", "value")
+
+    def __init__(self, value: Any) -> None:
+        self.value = value  # generic or of a state space, in bytes
+        if value.ndim:
+            self.low, self.high = int(value.min()), int(value.max())
+            self.bits = int(np.bitwise_or.reduce(value))
+        else:
+            self.low = self.high = self.bits = int(value)
+        self.units: dict[tuple[str, int], Any] = {}
+
+    def unit(self, t: Threads, name: str, start: int, size: int) -> Any:
+        """The index, in elements of `size` bytes, in the memory `name`, whose addresses begin at `start`."""
+        found = self.units.get((name, size))
+        if found is None:
+            index = self.value - start if start else self.value
+            if name in ("shared", "local"):
+                index = index + (t.shared_base if name == "shared" else t.local_base)
+            found = self.units[name, size] = index >> (size.bit_length() - 1) if size > 1 else index
+        return found
+
+
+Place = tuple[
+    str, Any, int, bool
+]  # the memory, the index of each thread's first element, an offset to add, whether all bytes are known written
+
+
+def _place(t: Threads, space: str, at: Address, offset: int, size: int, count: int, site: int) -> Place | None:
+    """Where `count` elements of `size` bytes lie, checked. None: in several state spaces."""
+    found = _near(t, space, at, offset, size, size * count)
+    if found is not None:
+        return found
+    place = locate(t, space, at.value + offset if offset else at.value, size * count, site)
+    if place is None:
+        return None
+    name, index = place
+    return name, index // size if size > 1 else index, 0, False
+
+
+def _near(t: Threads, space: str, at: Address, offset: int, size: int, total: int) -> Place | None:
+    """The same by the least and the greatest address alone; None where that cannot tell."""
+    low, high = at.low + offset, at.high + offset
+    if (at.bits | offset) & (total - 1):
+        return None
+    batch, start = t.batch, 0
+    if space == "generic":
+        space = window_of(low)
+        if space != window_of(high):
+            return None
+        start = {"shared": SHARED_WINDOW, "local": LOCAL_WINDOW, "param": PARAMETER_WINDOW}.get(space, 0)
+    elif space == "param" and low >= PARAMETER_WINDOW:
+        start = PARAMETER_WINDOW
+    written = False
+    if space == "global":
+        owner, start, limit = batch.owner, batch.memory.base, 0
+        if owner is None or owner.freed or low < owner.address or high + total > owner.end:
+            return None
+        written = owner.written
+    else:
+        limit = batch.shared_bytes if space in ("shared", "cluster") else batch.local_bytes if space == "local" else batch.parameter_bytes
+        if low < start or high - start + total > limit:
+            return None
+    name = {"cluster": "shared", "param": "parameters"}.get(space, space)
+    return name, at.unit(t, name, start, size), offset // size, written
+
+
+def load(t: Threads, space: str, code: str, at: Address, offset: int, site: int, volatile: bool = False) -> Any:
     """One value per thread."""
     size = int(code[1])
-    place = locate(t, space, address, size, site)
+    place = _place(t, space, at, offset, size, 1, site)
     if place is None:
-        return _by_space(t, code, 1, address, site, volatile)[0]
-    name, index = place
-    if name == "global":
-        _check_written(t, index, size, site)
-        view = t.batch.memory.views[code]
-    else:
-        if name == "shared":
-            check_shared_read(t, index, size, site, volatile)
-        view = t.batch.view(name, code)
-    shift = size.bit_length() - 1
-    return view[int(index) >> shift] if not getattr(index, "ndim", 0) else view.take(index >> shift)
+        return _by_space(t, code, 1, at.value + offset, site, volatile)[0]
+    view = _readable(t, place, code, 1, site, volatile)
+    _, first, more, _ = place
+    if not first.ndim:
+        return view[int(first) + more]
+    return view[more:].take(first) if more >= 0 else view.take(first + more)
 
 
-def load_vector(t: Threads, space: str, code: str, count: int, address: Any, site: int, volatile: bool = False) -> tuple[Any, ...]:
+def load_vector(
+    t: Threads, space: str, code: str, count: int, at: Address, offset: int, site: int, volatile: bool = False
+) -> tuple[Any, ...]:
     """`count` neighbouring values per thread."""
-    size = int(code[1])
-    total = size * count
-    place = locate(t, space, address, total, site)
+    place = _place(t, space, at, offset, int(code[1]), count, site)
     if place is None:
-        return _by_space(t, code, count, address, site, volatile)
-    name, index = place
-    if name == "global":
-        _check_written(t, index, total, site)
-        view = t.batch.memory.views[code]
-    else:
-        if name == "shared":
-            check_shared_read(t, index, total, site, volatile)
-        view = t.batch.view(name, code)
-    first = index // size
-    if not getattr(index, "ndim", 0):
-        at = int(first)
-        return tuple(view[at : at + count])
-    rows = view[: view.size // count * count].reshape(-1, count).take(index // total, axis=0)
+        return _by_space(t, code, count, at.value + offset, site, volatile)
+    view = _readable(t, place, code, count, site, volatile)
+    _, first, more, _ = place
+    if not first.ndim:
+        start = int(first) + more
+        return tuple(view[start : start + count])
+    rows = view[: view.size // count * count].reshape(-1, count).take((first + more) // count, axis=0)
     return tuple(np.ascontiguousarray(rows.T))
 
 
-def store(t: Threads, space: str, code: str, address: Any, value: Any, site: int, volatile: bool = False) -> None:
+def _readable(t: Threads, place: Place, code: str, count: int, site: int, volatile: bool) -> Any:
+    """The memory of a place, as an array of a type; reads of what nobody wrote, and races, are reported."""
+    name, first, more, written = place
+    size = int(code[1])
+    if name == "global":
+        if not written:
+            _check_written(t, (first + more) * size, size * count, site)
+        return t.batch.memory.views[code]
+    if name == "shared":
+        check_shared_read(t, (first + more) * size, size * count, site, volatile)
+    return t.batch.view(name, code)
+
+
+def store(t: Threads, space: str, code: str, at: Address, offset: int, value: Any, site: int, volatile: bool = False) -> None:
     """One value per thread; where threads share an address, one of them wins."""
-    store_vector(t, space, code, address, (value,), site, volatile)
+    store_vector(t, space, code, at, offset, (value,), site, volatile)
 
 
-def store_vector(t: Threads, space: str, code: str, address: Any, values: tuple[Any, ...], site: int, volatile: bool = False) -> None:
+def store_vector(
+    t: Threads, space: str, code: str, at: Address, offset: int, values: tuple[Any, ...], site: int, volatile: bool = False
+) -> None:
     """Neighbouring values of every thread."""
     size = int(code[1])
     total = size * len(values)
-    place = locate(t, space, address, total, site)
+    place = _place(t, space, at, offset, size, len(values), site)
     if place is None:
-        _store_by_space(t, code, address, values, site, volatile)
+        _store_by_space(t, code, at.value + offset, values, site, volatile)
         return
-    name, index = place
+    name, first, more, written = place
+    if more:
+        first = first + more
     batch = t.batch
     if name == "global":
-        _mark_written(t, index, total)
+        if not written:
+            _mark_written(t, first * size, total)
         view = batch.memory.views[code]
     else:
         if name == "parameters":
             t.fault(Kind.OUT_OF_BOUNDS, site, "writes to a kernel parameter")
         if name == "shared":
-            check_shared_write(t, index, total, site, values, code, volatile)
+            check_shared_write(t, first * size, total, site, values, code, volatile)
         view = batch.view(name, code)
-    first = index // size if size > 1 else index
     for n, value in enumerate(values):
-        at = first + n if n else first
-        if not getattr(at, "ndim", 0):
-            view[int(at)] = value if not getattr(value, "ndim", 0) else value[-1]
+        here = first + n if n else first
+        if not here.ndim:
+            view[int(here)] = value if not getattr(value, "ndim", 0) else value[-1]
         else:
-            view[at] = value
+            view[here] = value
 
 
 # ---- where
@@ -185,7 +259,7 @@ def _by_space(t: Threads, code: str, count: int, address: Any, site: int, volati
     results = tuple(np.zeros(t.count, code) for _ in range(count))
     for chosen in _groups(address):
         for result, value in zip(
-            results, load_vector(t.take(chosen), "generic", code, count, address[chosen], site, volatile), strict=True
+            results, load_vector(t.take(chosen), "generic", code, count, Address(address[chosen]), 0, site, volatile), strict=True
         ):
             result[chosen] = value
     return results
@@ -194,7 +268,7 @@ def _by_space(t: Threads, code: str, count: int, address: Any, site: int, volati
 def _store_by_space(t: Threads, code: str, address: Any, values: tuple[Any, ...], site: int, volatile: bool) -> None:
     for chosen in _groups(address):
         some = tuple(t.spread(v)[chosen] for v in values)
-        store_vector(t.take(chosen), "generic", code, address[chosen], some, site, volatile)
+        store_vector(t.take(chosen), "generic", code, Address(address[chosen]), 0, some, site, volatile)
 
 
 def _groups(address: Any) -> list[Any]:

@@ -142,6 +142,13 @@ class Emitter:
             return self.constant(_integer(base) + offset, "i8")
         return self.symbol(f"{base}+{offset}", "i8")
 
+    def place(self, operand: str) -> str:
+        """`[register + offset]` as an Address, which all instructions of the block share that use this register, and an offset in bytes."""
+        found = _ADDRESS.match(operand)
+        if found is None or found[1] not in self.registers:
+            return f"{self.shared_address(operand, self.address(operand))}, 0"
+        return f"{self.shared_address(found[1], self.address(f'[{found[1]}]'))}, {_integer(found[2] or '0')}"
+
     def vector(self, operand: str) -> list[str]:
         """`{a, b}` as its elements; anything else as one."""
         return [e.strip() for e in operand[1:-1].split(",")] if operand.startswith("{") else [operand]
@@ -151,6 +158,10 @@ class Emitter:
         return f"value{self._temporary}"
 
     # What the two emitters do differently.
+    def shared_address(self, key: str, text: str) -> str:
+        """The name of the Address `text`, made once for as long as the register `key` stays."""
+        return text
+
     def register(self, name: str, type_: str) -> str:
         raise NotImplementedError
 
@@ -170,7 +181,7 @@ class Emitter:
         """The value on which the end of the block depends."""
         raise NotImplementedError
 
-    def note_shared_access(self, space: str, size: int, *, atomic: bool = False) -> None:
+    def note_shared_access(self, space: str, size: int) -> None:
         """Races are found at the grain of the smallest access."""
 
 
@@ -221,10 +232,9 @@ class Surveyor(Emitter):
         """Keep two registers in the same type: one is moved into the other."""
         self.parent[self._root(a)] = self._root(b)
 
-    def note_shared_access(self, space: str, size: int, *, atomic: bool = False) -> None:
-        if space in ("shared", "generic"):
+    def note_shared_access(self, space: str, size: int) -> None:
+        if space in ("shared", "cluster", "generic"):
             self.translation.granule = min(self.translation.granule, size)
-            self.translation.uses_shared_atomics |= atomic
 
     def homes(self) -> dict[str, str]:
         """The NumPy type in which each register is kept: what most of its uses want."""
@@ -266,6 +276,7 @@ class Writer(Emitter):
         super().__init__(translation)
         self.lines: list[str] = []
         self.control = "None"
+        self.addresses: dict[str, str] = {}  # register -> the name of its Address
 
     def register(self, name: str, type_: str) -> str:
         home = self.translation.home[name]
@@ -283,6 +294,13 @@ class Writer(Emitter):
         if self.instruction.guard:
             value = f"np.where({self._guard()}, {value}, {local(operand)})"
         self.lines.append(f"{local(operand)} = {value}")
+        self.addresses.pop(operand, None)
+
+    def shared_address(self, key: str, text: str) -> str:
+        if key not in self.addresses:
+            self.addresses[key] = self.temporary()
+            self.lines.append(f"{self.addresses[key]} = Address({text})")
+        return self.addresses[key]
 
     def write_all(self, operands: Sequence[str], text: str, type_: str, *, computed: bool = False) -> None:
         names = [self.temporary() for _ in operands]

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from turnout_cudasim.access import check_shared_read, check_shared_write, load, locate, store
+from turnout_cudasim.access import Address, check_shared_read, check_shared_write, load, locate, store
 from turnout_cudasim.memory import SHARED_WINDOW
 from turnout_cudasim.report import Kind
 from turnout_cudasim.semantics.fragments import BITS, layout_wmma, multiply, pack, to_fragment, to_matrix, unpack
@@ -64,9 +64,17 @@ def movmatrix(t: Threads, value: Any, site: int) -> Any:
     return np.ascontiguousarray(halves.swapaxes(1, 2)).view(u4).ravel()
 
 
+def _side_by_side(t: Threads, registers: tuple[Any, ...]) -> Any:
+    """(threads, registers)"""
+    table = np.empty((t.count, len(registers)), registers[0].dtype)
+    for n, register in enumerate(registers):
+        table[:, n] = register
+    return table
+
+
 def _stacked(t: Threads, registers: tuple[Any, ...], lanes: int = 32) -> Any:
     """Registers side by side: (warps, lanes, registers)."""
-    return np.stack([t.spread(r) for r in registers], -1).reshape(-1, lanes, len(registers))
+    return _side_by_side(t, registers).reshape(-1, lanes, len(registers))
 
 
 def _apart(fragment: Any) -> tuple[Any, ...]:
@@ -111,9 +119,9 @@ def wmma_load(
     offsets = _wmma_offsets(t, shape, elements, row_major, stride)
     if words:
         per = 32 // bits
-        return tuple(load(t, space, "u4", address + (offsets[:, n * per] * bits) // 8, site) for n in range(registers))
+        return tuple(load(t, space, "u4", Address(address + (offsets[:, n * per] * bits) // 8), 0, site) for n in range(registers))
     code = f"u{bits // 8}"
-    columns = [load(t, space, code, address + offsets[:, n] * (bits // 8), site) for n in range(elements)]
+    columns = [load(t, space, code, Address(address + offsets[:, n] * (bits // 8)), 0, site) for n in range(elements)]
     stacked = np.ascontiguousarray(np.stack([t.spread(c) for c in columns], -1))
     return _apart((stacked if bits >= 32 else stacked.view(u4)).reshape(1, t.count, -1))
 
@@ -136,7 +144,7 @@ def wmma_store(
     cells = held if bits >= 32 else held.view(f"u{bits // 8}")
     offsets = _wmma_offsets(t, shape, cells.shape[1], row_major, stride)
     for n in range(cells.shape[1]):
-        store(t, space, f"u{bits // 8}", address + offsets[:, n] * (bits // 8), np.ascontiguousarray(cells[:, n]), site)
+        store(t, space, f"u{bits // 8}", Address(address + offsets[:, n] * (bits // 8)), 0, np.ascontiguousarray(cells[:, n]), site)
 
 
 def _wmma_offsets(t: Threads, shape: tuple[int, int], elements: int, row_major: bool, stride: Any) -> Any:

@@ -6,7 +6,8 @@ A generated function looks like this; `t` is the threads that run it (threads.py
 threads agree on its value:
 
     def block_3(t, r1, rd4, f2):
-        f7 = load(t, "global", "f4", rd4.view(I8) + I8_10, 17)
+        value1 = Address(rd4.view(I8))
+        f7 = load(t, "global", "f4", value1, 16, 17)
         f2 = fma_f4(f7, f7, f2)
         p1 = r1 < U4_64
         return (f2,), p1
@@ -55,8 +56,7 @@ class Translation:
         self.flat: Flat = flatten(kernel)
         self.instructions: list[Instruction] = self.flat.instructions
         self.symbols: dict[str, str] = {}  # module variables used, -> their name in generated code
-        self.granule = 4  # bytes of shared memory per race record: the smallest access
-        self.uses_shared_atomics = False
+        self.granule = 16  # bytes of shared memory per race record: the smallest access
         self.constants: dict[str, Any] = {}
         surveys = self._survey()
         self.names = sorted(set().union(*(s.reads | s.writes for s in surveys))) if surveys else []

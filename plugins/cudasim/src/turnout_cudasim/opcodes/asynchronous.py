@@ -23,6 +23,7 @@ def _barrier_space(i: Instruction) -> str:
 def copy(e: Emitter, i: Instruction) -> None:
     """4, 8 or 16 bytes from global to shared memory, with zero fill; reading them before the wait is reported."""
     to, source, size, *more = i.operands
+    e.note_shared_access("shared", int(size))
     kept = e.constant(int(size), "u4")
     if i.has("L2::cache_hint"):
         more = more[:-1]

@@ -43,7 +43,7 @@ def atomic(e: Emitter, i: Instruction) -> None:
     kept = f"b{8 * dtypes.size(type_)}" if format_ or type_[0] == "b" else type_
     code = dtypes.NUMPY[kept]
     space = space_of(i)
-    e.note_shared_access(space, dtypes.size(type_), atomic=True)
+    e.note_shared_access(space, dtypes.size(type_))
     where = e.address(address)
     if value.startswith("{"):
         values = ", ".join(e.read(v, kept) for v in e.vector(value))

@@ -105,8 +105,8 @@ def load(e: Emitter, i: Instruction) -> None:
         if base in e.translation.flat.local:
             space = "local"
     else:
-        e.note_shared_access(space, dtypes.size(type_))
-    where = e.address(address)
+        e.note_shared_access(space, dtypes.size(type_) * len(targets))
+    where = e.place(address)
     kept = "f" + type_[1:] if type_ in ("b32", "b64") and _float_home(e, targets[0], code) else type_
     code = dtypes.NUMPY[kept]
     volatile = ", True" if i.has("volatile", "relaxed", "acquire", "mmio") and space in ("shared", "generic", "cluster") else ""
@@ -134,9 +134,9 @@ def store(e: Emitter, i: Instruction) -> None:
     if space == "param":
         space = "local"
     else:
-        e.note_shared_access(space, dtypes.size(type_))
+        e.note_shared_access(space, dtypes.size(type_) * len(values))
     code = f"u{dtypes.size(type_)}"
-    where = e.address(address)
+    where = e.place(address)
     volatile = ", True" if i.has("volatile", "relaxed", "release", "mmio") and space in ("shared", "generic", "cluster") else ""
     if len(values) == 1:
         e.do(f'store(t, "{space}", "{code}", {where}, {e.read(source, _bits_type(type_))}, {e.site}{volatile})')

@@ -79,7 +79,7 @@ def load_matrix(e: Emitter, i: Instruction) -> None:
     """8x8 matrices of 16-bit elements, x1, x2, x4, .trans."""
     targets = e.vector(i.operands[0])
     space = "generic" if space_of(i) == "generic" else "shared"
-    e.note_shared_access("shared", 4)
+    e.note_shared_access("shared", 16)
     e.write_all(targets, f'ldmatrix(t, "{space}", {e.address(i.operands[1])}, {len(targets)}, {i.has("trans")}, {e.site})', "b32")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from turnout_cudasim.semantics.conversions import decode
+from turnout_cudasim.semantics.conversions import HALVES, decode
 
 LANE = np.arange(32)
 GROUP, MEMBER = LANE >> 2, LANE & 3  # "groupID" and "threadID_in_group" in the ISA
@@ -97,7 +97,7 @@ def unpack(registers: Any, type_: str) -> Any:
     if type_ == "tf32":  # the hardware looks at 19 bits
         return (registers & np.uint32(0xFFFFE000)).view(np.float32)
     if type_ == "f16":
-        return registers.view(np.float16).astype(np.float32)
+        return HALVES.take(registers.view(np.uint16))
     if type_ == "bf16":
         return decode(registers.view(np.uint16), "bf16")
     if type_ in ("e4m3", "e5m2"):
