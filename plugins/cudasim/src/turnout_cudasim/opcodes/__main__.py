@@ -18,7 +18,7 @@ How to read a form: after a dot comes a word that must be there, in `( )` one of
 that changes no value here: a default, a cache hint, a scope. Of every other modifier a test proves that it changes what is computed.
 `*` stands for a number, `...` for any further words.
 
-Of the PTX that nvcc 13.5 makes of ggml's CUDA backend (for compute_80), every kernel translates:
+Of the PTX that nvcc 13.5 makes of ggml's CUDA backend (65 files of its sources, for compute_80), all 1348 kernels translate:
 `tests/benchmarks/cudasim_breadth.py FOLDER` counts, and lists what is missing.
 """
 
