@@ -139,6 +139,7 @@ def attentions() -> Iterator[TextCase]:
         ("float32", 1, 3, 2, 1, 256, 40, [20], {"cap": 5.0, "scale": 0.05}),
         ("float32", 1, 1, 2, 1, 24, 600, [599], {"window": 7}),
         ("bfloat16", 1, 130, 4, 2, 128, 256, [100], {"packed": True, "rotary": 128}),
+        ("float16", 2, 17, 4, 2, 128, 100, [70, 0], {"cap": 5.0, "window": 40}),
     ]
     for name, b, s, heads, key_heads, head, cache, lengths, how in rows:
         yield _attention(random, name, b, s, (heads, key_heads, head), cache, np.array(lengths), how)

@@ -26,6 +26,8 @@ _SHARE, _SPLITS = 256, 64
 _QUERIES = 4
 """Queries of a block: they share the keys and values that it loads."""
 _THREADS = 128
+_MANY, _WIDEST = 16, 128
+"""Queries that share keys from which on the tensor cores are worth it, and the largest head whose sums their registers hold."""
 _ENOUGH = 264
 """Blocks that fill a large GPU: two on each of 132 multiprocessors."""
 
@@ -199,9 +201,40 @@ def _remember(call: Call, said: _Cached, turned: Array, keys: Array, values: Arr
     )
 
 
+def _see_many(call: Call, said: _Cached, turned: Array, keys: Array, values: Array, y: Array) -> None:
+    b, s, heads, head = turned.shape
+    launch_file(
+        call,
+        "attention_prompt.cu",
+        constants={"HEAD": head, "CAPPED": int(said.cap > 0), "LESS": said.less},
+        arrays={"q": turned, "keys": keys, "values": values, "lengths": said.lengths, "y": y},
+        writes=["y"],
+        numbers=_numbers(said, s, heads, head, keys.shape[2]),
+        grid=(1, -(-(heads // said.key_heads * s) // 64), b * said.key_heads),
+        block=_THREADS,
+        name="attention_of_prompt",
+    )
+
+
+def _numbers(said: _Cached, s: int, heads: int, head: int, capacity: int) -> dict[str, int | float]:
+    return {
+        "S": s,
+        "heads": heads,
+        "key_heads": said.key_heads,
+        "capacity": capacity,
+        "window": said.window,
+        "scale": float(said.scale or 1 / math.sqrt(head)),
+        "cap": float(said.cap),
+    }
+
+
 def _see(call: Call, said: _Cached, turned: Array, keys: Array, values: Array, y: Array) -> None:
     b, s, heads, head = turned.shape
     capacity, rows = keys.shape[2], heads // said.key_heads * s
+    halves = turned.element.name in ("float16", "bfloat16")
+    if rows >= _MANY and halves and head % 16 == 0 and head <= _WIDEST and call.arch != "sm_75":
+        _see_many(call, said, turned, keys, values, y)
+        return
     queries = min(_QUERIES, rows)
     vector = next(count for count in (16 // turned.element.size, 4, 2, 1) if head % count == 0)
     while head > 32 * vector:
@@ -232,16 +265,7 @@ def _see(call: Call, said: _Cached, turned: Array, keys: Array, values: Array, y
         },
         arrays=arrays,
         writes=writes,
-        numbers={
-            "S": s,
-            "heads": heads,
-            "key_heads": said.key_heads,
-            "capacity": capacity,
-            "window": said.window,
-            "share": share,
-            "scale": float(said.scale or 1 / math.sqrt(head)),
-            "cap": float(said.cap),
-        },
+        numbers={**_numbers(said, s, heads, head, capacity), "share": share},
         grid=(splits, -(-rows // queries), b * said.key_heads),
         block=_THREADS,
         name="attention_over_cache",

@@ -1,0 +1,133 @@
+// What many queries see of a cache, through the tensor cores (sm_80 and later; Dao, "FlashAttention-2", 2023). A block of four warps takes 64 of
+// the queries that share a head of keys, a warp 16 of them; keys and values come 64 tokens at a time, the values while scores are made, the next
+// keys while values are summed. Weights go from the scores' registers into the next product without passing through memory: the layout of a
+// sum of two neighbouring tiles is that of a left operand (PTX ISA, "Matrix fragments for mma.m16n8k16").
+#define THREADS 128
+#define ROWS 64
+#define KEYS 64
+#define DEEP (HEAD / 16)
+
+DEVICE void load_matrices(unsigned (&r)[4], const q_t* row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"((unsigned)__cvta_generic_to_shared(row)) : "memory");
+}
+DEVICE void load_turned(unsigned (&r)[4], const q_t* row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"((unsigned)__cvta_generic_to_shared(row)) : "memory");
+}
+#define MULTIPLY(TYPE) \
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." TYPE "." TYPE ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1))
+DEVICE void multiply(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1, f16) { MULTIPLY("f16"); }
+DEVICE void multiply(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1, bf16) { MULTIPLY("bf16"); }
+DEVICE unsigned two(float a, float b, f16) { unsigned y; asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(b), "f"(a)); return y; }
+DEVICE unsigned two(float a, float b, bf16) { unsigned y; asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(b), "f"(a)); return y; }
+
+DEVICE long long past_of(const lengths_t* lengths, int b, int S) {
+    const long long past = (long long)lengths[b] + LESS - S;
+    return past > 0 ? past : 0;
+}
+
+// Tokens k0 and on of a cache on their way to shared memory; zeros where there are none, since a weight of zero does not undo a NaN.
+DEVICE void fetch(q_t (&to)[KEYS][HEAD + 8], const q_t* from, long long k0, long long high) {
+    for (int e = threadIdx.x; e < KEYS * (HEAD / 8); e += THREADS) {
+        const int row = e / (HEAD / 8), column = e % (HEAD / 8) * 8;
+        const long long place = k0 + row < high ? k0 + row : high - 1;
+        const int bytes = k0 + row < high ? 16 : 0;
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" :: "r"((unsigned)__cvta_generic_to_shared(&to[row][column])),
+                     "l"(from + place * HEAD + column), "r"(bytes) : "memory");
+    }
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+#define ARRIVED(COUNT) asm volatile("cp.async.wait_group " #COUNT ";" ::: "memory")
+
+extern "C" __global__ void __launch_bounds__(THREADS, 2) ENTRY(PARAMETERS) {
+    __shared__ alignas(16) q_t ks[KEYS][HEAD + 8], vs[KEYS][HEAD + 8];
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, quarter = lane % 4;
+    const int b = blockIdx.z / key_heads, kh = blockIdx.z % key_heads, group = heads / key_heads, rows = group * S, row0 = blockIdx.y * ROWS;
+    const long long past = past_of(lengths, b, S), cached = ((long long)b * key_heads + kh) * capacity * HEAD;
+    const int last_row = row0 + ROWS < rows ? row0 + ROWS - 1 : rows - 1;
+    long long low = window ? past + row0 / group - window + 1 : 0, high = past + last_row / group + 1;
+    low = low < 0 ? 0 : low;
+    high = high < capacity ? high : capacity;
+
+    // this thread's two rows, and their places in the text
+    int row[2];
+    long long own[2], at[2];
+    for (int i = 0; i < 2; ++i) {
+        row[i] = row0 + warp * 16 + lane / 4 + i * 8;
+        const int known = row[i] < rows ? row[i] : rows - 1;
+        own[i] = past + known / group;
+        at[i] = (((long long)b * S + known / group) * heads + kh * group + known % group) * HEAD;
+    }
+    unsigned query[DEEP][4];
+    for (int k = 0; k < DEEP; ++k)
+        for (int i = 0; i < 4; ++i) query[k][i] = *(const unsigned*)(q + at[i % 2] + k * 16 + i / 2 * 8 + quarter * 2);
+
+    float seen[HEAD / 8][4] = {}, top[2] = {-INFINITY, -INFINITY}, sum[2] = {};
+    if (low < high) fetch(ks, keys + cached, low, high);
+    for (long long k0 = low; k0 < high; k0 += KEYS) {
+        fetch(vs, values + cached, k0, high);
+        ARRIVED(1);
+        __syncthreads();
+        float scores[KEYS / 8][4] = {};
+        for (int k = 0; k < DEEP; ++k)
+            for (int j = 0; j < KEYS / 8; j += 2) {
+                unsigned loaded[4];
+                load_matrices(loaded, &ks[j * 8 + lane % 8 + lane / 16 * 8][k * 16 + lane / 8 % 2 * 8]);
+                multiply(scores[j], query[k], loaded[0], loaded[1], q_t());
+                multiply(scores[j + 1], query[k], loaded[2], loaded[3], q_t());
+            }
+        __syncthreads();
+        if (k0 + KEYS < high) {
+            fetch(ks, keys + cached, k0 + KEYS, high);
+            ARRIVED(1);
+        } else {
+            ARRIVED(0);
+        }
+        float largest[2] = {top[0], top[1]};
+        for (int j = 0; j < KEYS / 8; ++j)
+            for (int i = 0; i < 4; ++i) {
+                const long long place = k0 + j * 8 + quarter * 2 + i % 2;
+                float score = scores[j][i] * scale;
+#if CAPPED
+                score = cap * tanhf(score / cap);
+#endif
+                const bool visible = place < high && place <= own[i / 2] && (!window || place > own[i / 2] - window);
+                scores[j][i] = visible ? score : -INFINITY;
+                largest[i / 2] = fmaxf(largest[i / 2], scores[j][i]);
+            }
+        float factor[2];
+        for (int i = 0; i < 2; ++i) {
+            for (int distance = 1; distance < 4; distance *= 2) largest[i] = fmaxf(largest[i], __shfl_xor_sync(0xffffffff, largest[i], distance));
+            factor[i] = top[i] == -INFINITY ? 0.f : exp(top[i] - largest[i]);
+            top[i] = largest[i];
+            sum[i] *= factor[i];
+        }
+        for (int j = 0; j < KEYS / 8; ++j)
+            for (int i = 0; i < 4; ++i) {
+                scores[j][i] = top[i / 2] == -INFINITY ? 0.f : exp(scores[j][i] - top[i / 2]);
+                sum[i / 2] += scores[j][i];
+            }
+        for (int j = 0; j < HEAD / 8; ++j) for (int i = 0; i < 4; ++i) seen[j][i] *= factor[i / 2];
+        __syncthreads();
+        for (int k = 0; k < KEYS / 16; ++k) {
+            unsigned weights[4];
+            for (int i = 0; i < 4; ++i) weights[i] = two(scores[2 * k + i / 2][i % 2 * 2], scores[2 * k + i / 2][i % 2 * 2 + 1], q_t());
+            for (int j = 0; j < HEAD / 8; j += 2) {
+                unsigned loaded[4];
+                load_turned(loaded, &vs[k * 16 + lane % 16][j * 8 + lane / 16 * 8]);
+                multiply(seen[j], weights, loaded[0], loaded[1], q_t());
+                multiply(seen[j + 1], weights, loaded[2], loaded[3], q_t());
+            }
+        }
+        __syncthreads();
+    }
+    for (int i = 0; i < 2; ++i) {
+        for (int distance = 1; distance < 4; distance *= 2) sum[i] += __shfl_xor_sync(0xffffffff, sum[i], distance);
+        if (row[i] >= rows) continue;
+        const float share = sum[i] > 0 ? 1.f / sum[i] : 0.f;
+        for (int j = 0; j < HEAD / 8; ++j)
+            *(unsigned*)(y + at[i] + j * 8 + quarter * 2) = two(seen[j][2 * i] * share, seen[j][2 * i + 1] * share, q_t());
+    }
+}
