@@ -1,6 +1,6 @@
 """Prompt and decode speed, load time, first token and memory, beside llama.cpp and onnxruntime-genai.
 
-    python tests/benchmarks/text.py MODEL.gguf [MODEL.gguf ...] [--genai FOLDER] [--python PATH] [--threads 1 2] [--rounds 5] [--markdown]
+    python tests/benchmarks/text.py MODEL.gguf [MODEL.gguf ...] [--genai FOLDER] [--python PATH] [--threads 1 2] [--rounds 5] [--write]
 
 Each engine runs in a process of its own, and the engines take turns, so that whatever else the machine does falls on all of them; figures
 are medians over the rounds. Every case is measured on an idle machine and beside a process that keeps one processor busy.
@@ -10,12 +10,14 @@ llama.cpp   llama_decode alone, on the same file (the sessions of turnout-llamac
 genai       onnxruntime-genai on the folder of --genai, by the Python of --python
 
 Prompt: tokens a second of a prompt of 256 tokens, after one that warms up. Decode: tokens a second of the 128 that follow. Load: seconds
-once the libraries are imported, from the second time on. First: seconds from there to the first piece of text. Memory: the process's peak.
+once the libraries are imported, of a file that was loaded so before. First: seconds from there to the first piece of text. Memory: the
+process's peak. With --write the table goes to tests/benchmarks/results/text.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import statistics
 import subprocess
@@ -161,6 +163,27 @@ def printed(found: dict[Any, list[dict[str, float]]], markdown: bool) -> str:
     return table(rows, HEADS, right=(2, 4, 5, 6, 7, 8, 9))
 
 
+def header(asked: argparse.Namespace) -> str:
+    """What was run, where and when."""
+    import os
+    from importlib.metadata import version
+
+    import turnout
+
+    devices = {one.provider: one for one in turnout.devices()}
+    engines = f"onnxruntime {version('onnxruntime')}, llama.cpp {devices['llamacpp'].properties.get('llama.cpp', '')}"
+    flags = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
+    vectors = "AVX-512 VNNI" if "avx512_vnni" in flags else "AVX2" if "avx2" in flags else "other vectors"
+    models = " ".join(Path(model).name for model in asked.models)
+    genai = " --genai FOLDER --python PYTHON" if asked.genai else ""
+    return (
+        f"# Text beside llama.cpp and onnxruntime-genai\n\n{datetime.date.today()}, {devices['cpu'].description}, "
+        f"{os.cpu_count()} processors, {vectors}; load {os.getloadavg()[0]:.1f} at the end. {engines}. Medians of {asked.rounds} rounds;\n"
+        f"onnxruntime-genai runs its builder's int4 (genai_folder.py), which damages the model: a peer in speed only.\n\n"
+        f"    python tests/benchmarks/text.py {models}{genai} --rounds {asked.rounds} --write"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", metavar="MODEL.gguf")
@@ -168,7 +191,7 @@ def main() -> None:
     parser.add_argument("--python", default=sys.executable, help="the Python that has onnxruntime-genai")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--markdown", action="store_true")
+    parser.add_argument("--write", action="store_true", help="write tests/benchmarks/results/text.md")
     parser.add_argument("--worker", choices=ENGINES, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.worker:
@@ -181,7 +204,8 @@ def main() -> None:
     cases += [("genai", asked.genai, asked.python)] if asked.genai else []
     found: dict[Any, list[dict[str, float]]] = {}
     for model in asked.models:
-        in_a_process(sys.executable, "turnout", model, 1)  # the first load of a file repacks its weights
+        for threads in asked.threads:  # the first load of a file repacks its weights, and what a load came to is kept
+            in_a_process(sys.executable, "turnout", model, threads)
     for busy in (False, True):
         for number in range(asked.rounds):
             for threads in asked.threads:
@@ -190,7 +214,10 @@ def main() -> None:
                         figures = in_a_process(python, engine, model, threads)
                     found.setdefault((engine, model, threads, busy), []).append(figures)
             print(f"round {number + 1} of {asked.rounds}, {'beside a busy process' if busy else 'idle'}", file=sys.stderr)
-    print(printed(found, asked.markdown))
+    print(printed(found, markdown=False))
+    if asked.write:
+        report = Path(__file__).parent / "results" / "text.md"
+        report.write_text(f"{header(asked)}\n\n{printed(found, markdown=True)}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -128,9 +128,7 @@ class Layers:
         how = {"K": columns, "N": rows, "bits": form.bits, "block_size": form.block, "accuracy_level": self.level}
         label = f"{name}.centred" if form.has_offsets else name
         scales = self.scales(matrix)
-        if (
-            form.bits == 4
-        ):  # 8 is the operator's own zero point, for which ONNX Runtime has a quicker kernel (of 8 bits it has a slower one)
+        if form.bits == 4:  # 8 is the operator's own zero point, for which ONNX Runtime's kernel is quicker; that of 8 bits is slower
             scales = scales[:1]
         y = self.microsoft("MatMulNBits", [x, values, *scales], shape, label, **how)
         if not form.has_offsets:

@@ -1,0 +1,54 @@
+"""Products whose activations are rounded to 8 bits: no further off than that rounding itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import turnout
+
+K, N, BLOCK = 576, 256, 32
+
+
+def product(bits: int, zero_points: bool, level: int, values: Any, scales: Any) -> turnout.Model:
+    """MatMulNBits alone, as turnout-gguf writes it."""
+    packed = values.reshape(N, -1, BLOCK).astype(np.uint8)
+    if bits == 4:
+        packed = packed[..., 0::2] | packed[..., 1::2] << 4
+    weights = [numpy_helper.from_array(packed, "values"), numpy_helper.from_array(scales, "scales")]
+    if zero_points:
+        weights.append(numpy_helper.from_array(np.full((N, K // BLOCK * bits // 8), 0x88 if bits == 4 else 128, np.uint8), "zeros"))
+    how = {"K": K, "N": N, "bits": bits, "block_size": BLOCK, "accuracy_level": level, "domain": "com.microsoft"}
+    node = helper.make_node("MatMulNBits", ["x", *(one.name for one in weights)], ["y"], **how)
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, "tokens", size]) for name, size in (("x", K), ("y", N)))
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    model: onnx.ModelProto = helper.make_model(helper.make_graph([node], "product", [x], [y], weights), opset_imports=opsets, ir_version=10)
+    return turnout.load(model, device="cpu")
+
+
+@pytest.mark.parametrize("tokens", [1, 40])
+@pytest.mark.parametrize(("bits", "zero_points"), [(4, False), (4, True), (8, True)])
+def test_the_error_is_that_of_rounding(bits: int, zero_points: bool, tokens: int) -> None:
+    """With some large activations among small ones, as language models have them."""
+    random = np.random.default_rng(bits + tokens)
+    centre = 2 ** (bits - 1)
+    values = np.clip(np.round(random.normal(centre, centre * 0.4, (N, K))), 0, 2 * centre - 1)
+    scales = random.uniform(0.5, 1, (N, K // BLOCK)).astype(np.float32)
+    x = random.standard_normal((1, tokens, K)).astype(np.float32)
+    x[..., random.integers(0, K, 6)] *= 20
+    weights = (values - centre) * np.repeat(scales, BLOCK, 1)
+    wanted = x @ weights.T
+    blocks = x.reshape(1, tokens, -1, BLOCK)
+    step = abs(blocks).max(-1, keepdims=True) / 127
+    rounded = (np.round(blocks / step) * step).reshape(x.shape) @ weights.T
+
+    def error(y: Any) -> float:
+        return float(np.sqrt(((y - wanted) ** 2).mean() / (wanted**2).mean()))
+
+    fast, exact = (error(product(bits, zero_points, level, values, scales).run(x=x)["y"]) for level in (4, 0))
+    assert exact < 1e-5
+    assert 0 < fast < 1.05 * error(rounded)
