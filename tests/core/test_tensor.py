@@ -242,7 +242,7 @@ def test_numbers_become_the_inputs_type(dtype: np.dtype[Any]) -> None:
         ([[1, 2], [3]], None),
         ({"a": 1}, np.float32),
         ({1, 2}, np.float32),
-        (object(), np.float32),
+        (NotImplemented, np.float32),
         (2**70, np.int64),
         ([["a"], ["b", "c"]], object),
         (["a", 1], object),

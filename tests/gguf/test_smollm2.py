@@ -88,9 +88,9 @@ def perplexity(logits: NDArray[Any], ids: Sequence[int]) -> float:
 def test_metadata_with_vocabulary_come_quickly(smollm2: Path) -> None:
     seconds = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = time.process_time()  # what else the machine does is not counted
         tokens = list(read(smollm2).metadata["tokenizer.ggml.tokens"])
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
         assert len(tokens) == 49152
     assert min(seconds) < 0.2  # 0.035 s on an idle machine
 

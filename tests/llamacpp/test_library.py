@@ -41,8 +41,8 @@ def test_every_device_tells_its_backend_and_memory() -> None:
     assert any(one.properties["backend"] == "CPU" for one in devices)
 
 
-def test_a_backend_that_does_not_load_is_told_with_the_reason() -> None:
-    """The wheel has Vulkan everywhere but on Macs; where no driver is installed, that is what is said."""
+def test_a_backend_without_a_device_is_told_with_the_reason() -> None:
+    """The wheel has Vulkan everywhere but on Macs; where its loader or a device for it is missing, that is what is said."""
     found = library.library()
     loaded = {one.backend.lower() for one in found.devices}
     files = {path.stem.removeprefix("lib").removeprefix("ggml-") for path in library._backend_files(found.folder)}

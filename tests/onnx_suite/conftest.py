@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from _pytest.terminal import TerminalReporter
@@ -32,9 +33,18 @@ def record() -> Record:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["onnx_suite"] = RESULTS
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if isinstance(reporter, TerminalReporter):
         session.config.stash[REPORTER] = reporter
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """What a process of pytest-xdist found."""
+    for case, problems in getattr(node, "workeroutput", {}).get("onnx_suite", {}).items():
+        RESULTS.setdefault(case, []).extend(problems)
 
 
 @pytest.hookimpl(trylast=True)

@@ -42,6 +42,16 @@ def _nameless(item: Any) -> bool:
     return kind is not None and kind.__module__ == "turnout.testing.suite" and kind.__name__ == "TestProvider"
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """What a process of pytest-xdist found."""
+    from turnout.testing.result import Result
+
+    all_found = node.config.stash.setdefault(RESULTS, {})
+    for name, lines in getattr(node, "workeroutput", {}).get("turnout", {}).items():
+        all_found.setdefault(name, []).extend(map(Result.of_json, lines))
+
+
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     found = config.stash.get(RESULTS, None)
     if not found:
@@ -54,8 +64,13 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
+    worker = getattr(session.config, "workeroutput", None)
+    if worker is not None:  # a process of pytest-xdist: what it found goes to the one that reports
+        found = session.config.stash.get(RESULTS, {})
+        worker["turnout"] = {name: [result.json() for result in results] for name, results in found.items()}
+        return
     path = session.config.getoption("--turnout-report")
-    if path and not hasattr(session.config, "workerinput"):
+    if path:
         from turnout.testing.report import write
 
         write(path)

@@ -151,7 +151,7 @@ class Library:
         self._callback = _LOG_CALLBACK(self.said.hear)  # must live as long as the library may log
         self.llama_log_set(self._callback, None)
         self.missing: dict[str, str] = {}
-        """Backends that are here as files and did not load, with the reason."""
+        """Backends that are here as files and give no device, with the reason."""
         self._load_backends()
         self.llama_backend_init()
         self.devices: list[BackendDevice] = list(self._list_devices())
@@ -185,8 +185,8 @@ class Library:
                 with self.said.listening() as heard:
                     if self.ggml_backend_load(os.fsencode(path)) is None:
                         self.missing[kind] = _short(heard, path) or "it gave no reason"
-                    else:
-                        loaded.add(kind)
+                    elif not any(one.backend.lower() == kind for one in self._list_devices()):
+                        self.missing[kind] = "it loads, and finds no device here that it drives"
 
     def _list_devices(self) -> Iterator[BackendDevice]:
         for position in range(self.ggml_backend_dev_count()):

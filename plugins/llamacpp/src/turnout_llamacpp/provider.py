@@ -63,7 +63,7 @@ class LlamaCppProvider(Provider):
     def _device(self, index: int, one: BackendDevice, version: str, absent: str) -> Device:
         properties = {"backend": one.name, "llama.cpp": version}
         if absent and index == 0:
-            properties["not loaded:"] = absent
+            properties["without"] = absent
         rank = _RANK_CPU if one.kind == "CPU" else _RANK_GPU
         return Device(self.name, index, f"llama.cpp on {one.description.strip()}", one.memory, rank=rank, properties=properties)
 
