@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -314,3 +316,18 @@ def test_a_text_that_cannot_be_run(phi3: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="tokenless has no tokenizer"):
         optimize(tmp_path / "tokenless", tmp_path / "o", recipe_for("directml"))
     assert optimize(tmp_path / "tokenless", tmp_path / "o", recipe_for("cpu")).quality is None
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="what is the process's own memory is read from /proc")
+def test_memory_is_bounded_by_the_largest_layer(tmp_path: Path) -> None:
+    """A model of 510 MB in float32 whose largest matrix has 5: a process of its own, since others' memory would count."""
+    import checkpoints
+
+    checkpoints.write(tmp_path / "big", "llama", 768, 24, "bfloat16")
+    script = (
+        "import sys; from pathlib import Path; from turnout_recipes.optimize import optimize as go; from turnout_recipes.recipe import *\n"
+    )
+    script += "at = Path(sys.argv[1])\nprint(go(at / 'big', at / 'small', recipe_for('cpu', evaluation_tokens=0)).peak_memory)"
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert 0 < int(done.stdout.split()[-1]) < 120e6

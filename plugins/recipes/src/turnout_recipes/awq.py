@@ -20,9 +20,9 @@ __all__ = ["Seen", "narrowed", "output_error", "plain", "scales"]
 Floats = NDArray[np.float32]
 
 _EXPONENTS = np.arange(0, 1.01, 0.1)
-_ROWS = 384  # rows of activations, and columns of a matrix, with which exponents are compared
-_COLUMNS = 512
-_RATIOS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6)
+_ROWS = 256  # rows of activations, and columns of a matrix, with which exponents are compared
+_COLUMNS = 384
+_RATIOS = (1.0, 0.92, 0.84, 0.76, 0.68)
 _AT_ONCE = 1 << 22  # weights worked on at a time
 
 
@@ -34,7 +34,7 @@ class Seen:
     size: Floats
 
     @classmethod
-    def of(cls, arrays: Sequence[NDArray[np.floating]], most: int = 2048) -> Seen:
+    def of(cls, arrays: Sequence[NDArray[np.floating]], most: int = 1024) -> Seen:
         whole = np.concatenate([np.asarray(array).reshape(-1, array.shape[-1]) for array in arrays]).astype(np.float32, copy=False)
         size = np.abs(whole).mean(0)
         return cls(whole[_spread(len(whole), most)], size)

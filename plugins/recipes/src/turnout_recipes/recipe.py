@@ -39,7 +39,7 @@ class Recipe(BaseModel):
     clip: bool = Field(True, description="int4-awq: whether ranges are also made narrower where that helps")
     calibration: str = Field("", description="int4-awq: a text, or .npz of inputs; empty: the help texts that come with Python")
     evaluation: str = Field("", description="the text whose perplexity is reported; empty: other help texts of Python's")
-    calibration_tokens: int = Field(4096, ge=16, description="tokens of the calibration text that are run")
+    calibration_tokens: int = Field(2048, ge=16, description="tokens of the calibration text that are run")
     evaluation_tokens: int = Field(1024, ge=0, description="tokens of the evaluation text that are run; 0: no perplexity")
 
     @field_validator("block")
@@ -110,16 +110,22 @@ class Layer(BaseModel):
 
 
 class Quality(BaseModel):
-    """Perplexity of the evaluation text. agreement: on which share of the tokens the likeliest next token is the same."""
+    """Perplexity of the evaluation text.
+
+    divergence: of what is predicted for a token from what was predicted before (Kullback and Leibler), on average: unlike perplexity it is
+    never better by luck. agreement: on which share of the tokens the likeliest next token is the same.
+    """
 
     tokens: int
     before: float
     after: float
+    divergence: float
     agreement: float
 
     def __str__(self) -> str:
         return (
             f"perplexity {self.before:.3f} before, {self.after:.3f} after ({self.after / self.before - 1:+.2%}); "
+            f"divergence {self.divergence:.4f}; "
             f"the likeliest token is the same for {self.agreement:.1%} of {self.tokens}"
         )
 
