@@ -1,6 +1,7 @@
 """Installing the simulator: its modes, what it refuses, the command and the pytest plugin. Each in a process of its own."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -206,6 +207,16 @@ def test_still_right(): run(32)
 @pytest.mark.cuda_sim_only
 def test_simulated(): assert "simulated" in Device().name
 """
+
+
+def test_a_real_gpu_that_is_not_there_is_said_at_once(tmp_path):
+    path = tmp_path / "test_it.py"
+    path.write_text("def test_it(): raise AssertionError('ran')")
+    command = [sys.executable, "-m", "pytest", "--cuda=real", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", str(path)]
+    environment = {**os.environ, "LD_LIBRARY_PATH": "", "CUDA_VISIBLE_DEVICES": "-1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, cwd=tmp_path)
+    assert done.returncode == 4
+    assert re.search(r"--cuda=real: .*; --cuda=sim runs these tests without a GPU", done.stderr)
 
 
 def test_the_pytest_plugin(tmp_path):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
+import os
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
@@ -11,6 +13,7 @@ import numpy as np
 
 from turnout_cudasim.execute import launch, load
 from turnout_cudasim.memory import Memory
+from turnout_cudasim.parse import parse
 
 HEADER = ".version 8.4\n.target sm_90a\n.address_size 64\n"
 
@@ -35,19 +38,76 @@ class Card:
         dtype = np.dtype(dtype)
         return self.memory.read(address, int(np.prod(shape)) * dtype.itemsize).view(dtype).reshape(shape).copy()
 
+    def symbol(self, name: str) -> tuple[int, int]:
+        """Address and size of a variable."""
+        return self.program.symbols[name]
+
     def run(self, name: str, grid, block, *arguments, **options) -> None:
         """Arguments: integers (addresses too), Python floats for float32, NumPy scalars, or bytes for structs."""
-        parameters = self.program.module.kernels[name].parameters
-        buffer = bytearray(self.program.module.kernels[name].parameter_bytes)
-        assert len(parameters) == len(arguments)
-        for parameter, value in zip(parameters, arguments, strict=True):
-            if isinstance(value, float):
-                value = np.float32(value)
-            raw = value if isinstance(value, bytes) else value.tobytes() if isinstance(value, np.generic) else None
-            raw = int(value).to_bytes(parameter.size, "little", signed=value < 0) if raw is None else raw
-            assert len(raw) == parameter.size, (parameter, value)
-            buffer[parameter.offset : parameter.offset + parameter.size] = raw
-        launch(self.program, name, triple(grid), triple(block), bytes(buffer), **options)
+        launch(self.program, name, triple(grid), triple(block), packed(self.program.module.kernels[name], arguments), **options)
+
+
+def packed(kernel, arguments) -> bytes:
+    """The parameter buffer of a kernel."""
+    buffer = bytearray(kernel.parameter_bytes)
+    assert len(kernel.parameters) == len(arguments)
+    for parameter, value in zip(kernel.parameters, arguments, strict=True):
+        if isinstance(value, float):
+            value = np.float32(value)
+        raw = value if isinstance(value, bytes) else value.tobytes() if isinstance(value, np.generic) else None
+        raw = int(value).to_bytes(parameter.size, "little", signed=value < 0) if raw is None else raw
+        assert len(raw) == parameter.size, (parameter, value)
+        buffer[parameter.offset : parameter.offset + parameter.size] = raw
+    return bytes(buffer)
+
+
+class DriverCard:
+    """The same through the driver library: the machine's GPU with --cuda=real, the stand-in otherwise. Nothing is reported here."""
+
+    def __init__(self, ptx: str, size: int = 0) -> None:
+        from cuda.bindings import driver
+
+        self.driver = driver
+        self.kernels = parse(ptx).kernels
+        self.call("cuInit", 0)
+        self.call("cuCtxSetCurrent", self.call("cuDevicePrimaryCtxRetain", self.call("cuDeviceGet", 0)))
+        self.module = self.call("cuModuleLoadData", ptx.encode() + b"\0")
+
+    def call(self, name: str, *arguments):
+        error, *results = getattr(self.driver, name)(*arguments)
+        assert int(error) == 0, (name, error)
+        return results[0] if len(results) == 1 else tuple(results)
+
+    def put(self, array, label: str = "") -> int:
+        array = np.ascontiguousarray(array)
+        address = self.empty(array.nbytes)
+        self.call("cuMemcpyHtoD", address, array.ctypes.data, array.nbytes)
+        return address
+
+    def empty(self, size: int, label: str = "") -> int:
+        return int(self.call("cuMemAlloc", size))
+
+    def get(self, address: int, shape, dtype) -> np.ndarray:
+        array = np.empty(shape, dtype)
+        self.call("cuMemcpyDtoH", array.ctypes.data, address, array.nbytes)
+        return array
+
+    def symbol(self, name: str) -> tuple[int, int]:
+        address, size = self.call("cuModuleGetGlobal", self.module, name.encode())
+        return int(address), size
+
+    def run(self, name: str, grid, block, *arguments, dynamic_shared: int = 0, cooperative: bool = False, reports=None) -> None:
+        buffer = ctypes.create_string_buffer(packed(self.kernels[name], arguments))
+        places = [ctypes.addressof(buffer) + p.offset for p in self.kernels[name].parameters]
+        function = self.call("cuModuleGetFunction", self.module, name.encode())
+        if dynamic_shared > 48 << 10:
+            attribute = self.driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+            self.call("cuFuncSetAttribute", function, attribute, dynamic_shared)
+        start = "cuLaunchCooperativeKernel" if cooperative else "cuLaunchKernel"
+        pointers = (ctypes.c_void_p * len(places))(*places)
+        extra = () if cooperative else (0,)
+        self.call(start, function, *triple(grid), *triple(block), dynamic_shared, 0, ctypes.addressof(pointers), *extra)
+        self.call("cuCtxSynchronize")
 
 
 def triple(size):
@@ -83,8 +143,9 @@ def compiled(source: str, name: str = "kernel.cu", arch: str = "compute_90a", op
     return text.rstrip(b"\0").decode()
 
 
-def card(source: str, **options) -> Card:
-    return Card(compiled(source, **options))
+def card(source: str, **options) -> Card | DriverCard:
+    """A device with these kernels: the interpreter itself, or the machine's GPU with --cuda=real."""
+    return (DriverCard if os.environ.get("TURNOUT_CUDA") == "real" else Card)(compiled(source, **options))
 
 
 REGISTERS = {"pred": "p", "b8": "b", "b16": "h", "b32": "r", "b64": "d", "f32": "f", "f64": "g"}

@@ -11,6 +11,7 @@ from ptx_card import card
 from turnout_cudasim.report import KernelFault
 
 pytest.importorskip("cuda.bindings.nvrtc")
+pytestmark = pytest.mark.cuda_sim_only  # what a GPU does with them is anybody's guess
 
 SOURCE = Path(__file__).with_name("broken.cu").read_text()
 

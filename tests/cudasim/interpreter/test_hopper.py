@@ -95,6 +95,7 @@ def test_a_barrier_across_the_grid():
     np.testing.assert_allclose(y[20:], np.tile(x.sum(0), (20, 1)), atol=1e-4)
 
 
+@pytest.mark.cuda_sim_only
 def test_a_block_that_does_not_run_is_waited_for_in_vain():
     device = card(SOURCE, name="hopper.cu")
     x = device.put(np.zeros((2000, 32), "f4"))

@@ -10,7 +10,9 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
-from ptx_card import Card, card
+from ptx_card import Card, DriverCard, card, compiled
+
+from turnout_cudasim.installing import LIBRARY
 
 pytest.importorskip("cuda.bindings.nvrtc")
 
@@ -119,7 +121,7 @@ def device_function(bench):
 def constant_and_global(bench):
     y = bench.run(1, 32, np.zeros(32, "f4"))[0]
     np.testing.assert_array_equal(y, np.tile([1, -2, 3, -4, 5, -6, 7, -8], 4))
-    address, size = bench.device.program.symbols["counter"]
+    address, size = bench.device.symbol("counter")
     assert bench.device.get(address, 1, "i4")[0] == 40 + 64
     assert size == 4
 
@@ -458,3 +460,12 @@ def stmatrix_and_movmatrix(bench):
 def test_there_are_many():
     assert len(CASES) >= 40
     assert isinstance(Bench("gelu").device, Card)
+
+
+@pytest.mark.parametrize("name", ["gelu", "by_value_struct", "constant_and_global"])
+def test_right_through_the_driver(name, monkeypatch):
+    """What --cuda=real does with every kernel above, on the stand-in."""
+    if not LIBRARY.exists():
+        pytest.skip("the stand-in driver is not built here")
+    monkeypatch.setitem(globals(), "card", lambda source, **options: DriverCard(compiled(source, **options)))
+    CASES[name](Bench(name))

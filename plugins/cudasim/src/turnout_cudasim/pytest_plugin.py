@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 from collections.abc import Generator
 
 import pytest
@@ -31,6 +33,20 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
             turnout_cudasim.install()
         except (turnout_cudasim.InstallError, ValueError) as error:
             raise pytest.UsageError(str(error)) from None
+    elif early_config.known_args_namespace.cuda == "real" and (why := _no_gpu()):
+        raise pytest.UsageError(f"--cuda=real: {why}; --cuda=sim runs these tests without a GPU")
+
+
+def _no_gpu() -> str:
+    """Why there is no GPU to test on; empty if there is one."""
+    name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+    try:
+        driver = ctypes.CDLL(name)
+    except OSError as error:
+        return f"no NVIDIA driver is installed ({error})"
+    count = ctypes.c_int(0)
+    result = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
+    return f"the driver cannot start (error {result})" if result else "" if count.value else "the driver finds no GPU"
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
