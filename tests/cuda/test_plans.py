@@ -152,3 +152,13 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
     model.graph.input.extend([x, z])
     with pytest.raises(RunError, match="do not broadcast"):
         _launched(model, X, np.ones((3, 8), np.float32))
+
+
+def test_what_a_reduction_reads_is_computed_as_it_is_read() -> None:
+    node = helper.make_node
+    (launch,) = _launched(_model(node("Mul", ["x", "x"], ["a"]), node("Sqrt", ["a"], ["b"]), node("ReduceSum", ["b"], ["y"])))
+    assert isinstance(launch, Launch)
+    assert "sqrt(" in launch.source
+    found = _launched(_model(node("Mul", ["x", "x"], ["a"]), node("Softmax", ["a"], ["b"]), node("Add", ["a", "b"], ["y"])))
+    assert len(found) == 3  # two read the product: it is computed once
+    assert len(_launched(_model(node("Mul", ["x", "x"], ["y"]), node("Softmax", ["y"], ["s"]), outputs=("y", "s")))) == 2

@@ -343,3 +343,39 @@ def test_large_arrays_cross_in_pieces_and_are_the_callers_at_once() -> None:
         assert np.array_equal(context.upload(halves[:, ::2]).get(), halves[:, ::2])
         assert np.array_equal(context.upload(np.array(3.5)).get(), 3.5)
     """)
+
+
+def test_rows_of_formulas_are_the_rows_of_their_values() -> None:
+    run("""
+        rng = np.random.default_rng(1)
+        bodies = {
+            "Softmax<axis = -1>": "a = Mul(x, x) b = Add(a, r) c = Mul(b, s) y = Softmax<axis = -1>(c)",
+            "Softmax<axis = 1>": "a = Mul(x, s) b = Sub(a, x) y = Softmax<axis = 1>(b)",
+            "ReduceMax": "a = Mul(x, z) b = Add(a, s) y = ReduceMax<keepdims = 0>(b, i)",
+            "ReduceMean": "c = Cast<to = 1>(x) a = Sub(c, z32) y = ReduceMean<keepdims = 1>(a, i)",
+            "LogSoftmax": "a = Add(x, z) y = LogSoftmax<axis = 2>(a)",
+            "LayerNormalization": "a = Add(x, z) y = LayerNormalization<axis = 2>(a, r, r)",
+        }
+        for kind, name in (("float", np.float32), ("float16", np.float16)):
+            for width in (7, 64, 2048):
+                shape = f"{kind}[3,5,{width}]"
+                x, z = (rng.standard_normal((3, 5, width)).astype(name) for _ in range(2))
+                given = {"x": x, "z": z, "r": rng.standard_normal(width).astype(name), "s": np.array([0.5], name),
+                         "z32": z.astype("f"), "i": np.array([1] if width == 7 else [2])}
+                for operator, body in bodies.items():
+                    names = [one for one in given if one in body.replace("(", " ").replace(")", " ").replace(",", " ").split()]
+                    types = {"x": shape, "z": shape, "r": f"{kind}[{width}]", "s": f"{kind}[1]", "i": "int64[1]",
+                             "z32": f"float[3,5,{width}]"}
+                    inputs = ", ".join(f"{types[one]} {one}" for one in names)
+                    text = f"g ({inputs}) => ({'float' if 'Cast' in body else kind}[a, b, c] y) {{ {body} }}"
+                    if operator == "ReduceMax":
+                        text = text.replace("[a, b, c] y", "[a, b] y")
+                    feed = {one: given[one] for one in names}
+                    with turnout.load(model(text), device="cuda") as on_cuda, turnout.load(model(text), device="reference") as other:
+                        got, wanted = on_cuda.run(feed)["y"], other.run(feed)["y"]
+                        (plan,) = executable(on_cuda)._plans.values()
+                        assert len(plan.segment.steps) == 1, (operator, width, plan.segment.steps)
+                    bound = 2e-5 if name is np.float32 else 1e-2
+                    assert got.dtype == wanted.dtype and got.shape == wanted.shape
+                    assert np.allclose(got.astype("d"), wanted.astype("d"), rtol=bound, atol=bound), (operator, kind, width)
+    """)

@@ -12,6 +12,7 @@ from turnout.errors import InvalidInput, RunError
 from turnout.graph import attribute
 from turnout_cuda.array import Array, Buffer, Formula, Launch, Move
 from turnout_cuda.element import ELEMENTS, Element, element_of
+from turnout_cuda.fuse import Inlined, inlined
 from turnout_cuda.source import mangled
 
 if TYPE_CHECKING:
@@ -167,6 +168,10 @@ class Call:
     def ready(self, array: Array) -> Array:
         """The array with its values in device memory, computed or brought there where they are not."""
         return self._trace.settle(array)
+
+    def inlined(self, array: Array) -> Inlined | None:
+        """The array's formula, where this node's kernel may compute it as it reads; None where it has to be in memory."""
+        return inlined(self._trace, array)
 
     def spread(self, array: Array, shape: Sequence[int]) -> Array:
         """The array broadcast to a shape, in memory where it was not of that shape."""

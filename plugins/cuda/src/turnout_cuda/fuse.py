@@ -13,7 +13,7 @@ from turnout_cuda.source import coordinates, mangled
 if TYPE_CHECKING:
     from turnout_cuda.trace import Trace
 
-__all__ = ["collapse", "compute"]
+__all__ = ["Inlined", "collapse", "compute", "inlined"]
 
 BLOCK = 256
 _VECTOR = 16
@@ -39,6 +39,24 @@ def compute(trace: Trace, root: Array, name: str) -> None:
     root.formula = None
     if root.size:
         _emit(trace, root, body, last, name)
+
+
+@dataclass(frozen=True)
+class Inlined:
+    """A formula that a kernel computes as it reads: its arrays, statements over their values a0, a1 ... in work type, and the result."""
+
+    leaves: Sequence[Array]
+    lines: Sequence[str]
+    last: str
+
+
+def inlined(trace: Trace, root: Array) -> Inlined | None:
+    """The formula of a value that one kernel reads, for that kernel to compute; None where the value has to be in memory."""
+    if root.buffer is not None or root.formula is None or root.readers != 1 or not trace.fuses:
+        return None
+    body = _Body()
+    last = _visit(trace, root, root, body)
+    return Inlined(body.leaves, body.lines, last)
 
 
 def _visit(trace: Trace, array: Array, root: Array, body: _Body) -> str:

@@ -28,19 +28,19 @@ def softmax_axes(call: Call) -> list[int]:
     return [call.axis("axis", -1)] if call.x.ndim else []
 
 
-@operator("Softmax", takes=(FLOATS,))
+@operator("Softmax", takes=(FLOATS,), lazy=True)
 def softmax(call: Call) -> Array:
     each = "exp((R)x - a.top) / a.sum"
     return rewrite_rows(call, call.x, call.new(call.x.shape, call.x.element), softmax_axes(call), EXPONENTIALS, each, "Softmax")
 
 
-@operator("LogSoftmax", takes=(FLOATS,))
+@operator("LogSoftmax", takes=(FLOATS,), lazy=True)
 def log_softmax(call: Call) -> Array:
     each = "(R)x - a.top - log(a.sum)"
     return rewrite_rows(call, call.x, call.new(call.x.shape, call.x.element), softmax_axes(call), EXPONENTIALS, each, "LogSoftmax")
 
 
-@operator("LayerNormalization", since=17, takes=(FLOATS,))
+@operator("LayerNormalization", since=17, takes=(FLOATS,), lazy=True)
 def layer_normalization(call: Call) -> Sequence[Array | None]:
     x, axis, epsilon = call.x, call.axis("axis", -1), call.real("epsilon", 1e-5)
     axes, row = list(range(axis, x.ndim)), x.shape[axis:]
@@ -50,6 +50,8 @@ def layer_normalization(call: Call) -> Sequence[Array | None]:
     if bias is not None:
         given["bias"] = call.spread(bias, row)
         each += " + (R)up(bias[r])"
+    if call.wants(1) or call.wants(2):
+        call.ready(x)
     y = call.new(x.shape, x.element)
     rewrite_rows(call, x, y, axes, SUM, each, "LayerNormalization", between=_VARIANCE, epsilon=epsilon, **given)
     mean = deviation = None
@@ -63,7 +65,7 @@ def layer_normalization(call: Call) -> Sequence[Array | None]:
     return [y, mean, deviation]
 
 
-@operator("RMSNormalization", since=23, takes=(FLOATS,))
+@operator("RMSNormalization", since=23, takes=(FLOATS,), lazy=True)
 def rms_normalization(call: Call) -> Array:
     x, axis = call.x, call.axis("axis", -1)
     scale = call.spread(call.input(1), x.shape[axis:])

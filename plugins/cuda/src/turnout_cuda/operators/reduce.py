@@ -68,7 +68,7 @@ def reduction(name: str, how: Accumulator, finish: str = "a", types: Types = NUM
         own = Accumulator(state, bounds.get(how.start, how.start), how.step, how.join, how.functions)
         return reduce_rows(call, call.x, y, axes, own, finish, name)
 
-    declare(Declaration(name, rule, takes=(types, INDEX), host=(1,)))
+    declare(Declaration(name, rule, takes=(types, INDEX), host=(1,), lazy=True))
 
 
 reduction("ReduceL1", Accumulator("S", "0", "a += x > 0 ? x : 0 - x;", "a + b"))
