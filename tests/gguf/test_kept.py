@@ -123,6 +123,15 @@ def test_a_plugin_of_another_version_is_another_load(file: Path, load: Callable[
     assert not load(file)[1]
 
 
+def test_a_provider_that_breaks_when_asked_is_one_that_keeps_nothing(
+    file: Path, cache: Path, load: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("turnout_cpu.provider.CpuProvider.keeps", lambda self, device: 1 / 0)
+    load(file)
+    assert not load(file)[1]
+    assert not cache.exists()
+
+
 def test_nothing_is_kept_where_that_is_not_wanted(file: Path, cache: Path, load: Callable[..., Any]) -> None:
     load(file, options={"gguf": {"keep": False}})
     assert not cache.exists()

@@ -108,8 +108,9 @@ class Kept:
 
 def kept_for(source: Source, candidates: Sequence[Candidate], options: Mapping[str, Any]) -> Kept | None:
     """Where a load is or will be kept; None where the source or all of the providers keep nothing."""
-    keeping = [one.provider.keeps(one.device) for one in candidates]
-    if not any(keeping) or (identity := source.identity()) is None:
+    identity = source.identity()
+    stamps = [] if identity is None else [_stamp(one) for one in candidates]
+    if not any(keeps for keeps, _ in stamps):
         return None
     kinds: list[type] = [Model, type(source), *(type(one.provider) for one in candidates)]
     parts = {
@@ -118,14 +119,23 @@ def kept_for(source: Source, candidates: Sequence[Candidate], options: Mapping[s
         "options": {name: section.model_dump(mode="json") for name, section in options.items()},
         "plugins": [[one.name, one.version, str(one.problem)] for one in plugins.installed()],
         "devices": [
-            [repr(one.device), one.last_resort, sorted(map(str, one.wrong.items())), stamp or dict(one.provider.versions())]
-            for one, stamp in zip(candidates, keeping, strict=True)
+            [repr(one.device), one.last_resort, sorted(map(str, one.wrong.items())), stamp]
+            for one, (_, stamp) in zip(candidates, stamps, strict=True)
         ],
         "code": sorted({row for kind in kinds for row in _code(kind)}),
         "python": sys.version,
     }
     name = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
     return Kept(cache_folder() / "kept" / name, source, candidates, options)
+
+
+def _stamp(candidate: Candidate) -> tuple[bool, Any]:
+    """Whether a provider keeps graphs, and what is different where it or the library below is another."""
+    try:
+        keeps = candidate.provider.keeps(candidate.device)
+        return keeps is not None, keeps if keeps is not None else dict(candidate.provider.versions())
+    except Exception as error:  # one broken plugin never takes the others down
+        return False, f"{type(error).__name__}: {error}"
 
 
 def _code(kind: type) -> Iterator[str]:
