@@ -36,8 +36,8 @@ def page() -> str:
 
 
 def _row(handler: Handler) -> str:
-    forms = "".join(f"    {form}\n" for form in handler.forms)
-    return f"\n{handler.summary}\n\n{forms}"
+    forms = "".join(f"{form}\n" for form in handler.forms)
+    return f"\n{handler.summary}\n\n```\n{forms}```\n"
 
 
 if __name__ == "__main__":
