@@ -2,10 +2,10 @@
 
     python tests/cuda/decoders.py [LAYERS]
 
-Small random ones first, of several architectures and kinds of blocks; then SmolLM2, its first LAYERS blocks (all 30 by default, 0 for
-none): a prompt, and tokens one at a time into the same cache. Prints how far the logits are apart, as a share of the largest; ends with
-status 1 where that is more than half precision explains, where another token is the likeliest of SmolLM2, or where the simulator reports
-anything.
+Small random ones first, of several architectures and kinds of blocks, and a Phi-3 in halves as exports have it; then SmolLM2, its first
+LAYERS blocks (all 30 by default, 0 for none): a prompt, and tokens one at a time into the same cache. Prints how far the logits are apart,
+as a share of the largest; ends with status 1 where that is more than half precision explains, where another token is the likeliest of
+SmolLM2, or where the simulator reports anything.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1] / "models"))
 sys.path.append(str(Path(__file__).parents[1] / "gguf"))
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
 import gguf_decoders
 import numpy as np
 import packages
+from cuda_text import TINY, Build
 from running import Text, load
 
 import turnout
@@ -28,6 +30,7 @@ import turnout_cudasim
 from turnout.graph import ir
 from turnout_gguf.format import GgufFormat, Options
 
+sys.path.remove(str(Path(__file__).parents[1] / "benchmarks"))  # where `import cuda` would find a file
 os.environ["TURNOUT_CUDA"] = "sim"
 turnout_cudasim.install()
 
@@ -46,6 +49,24 @@ def small(architecture: str, kind: str) -> float:
         tokens = random.integers(0, gguf_decoders.VOCABULARY, (1, count))
         found, wanted = (text.feed(tokens) for text in texts)
         most = max(most, float(np.abs(found - wanted).max() / np.abs(wanted).max()))
+    return most
+
+
+def halves(precision: str) -> float:
+    """A decoder in the shape of Phi-3 as exports have it, two blocks of it, in halves throughout: against the CPU, which rounds as well."""
+    models = [turnout.load(Build(TINY, precision, 1).model(), device=device) for device in ("cuda", ["cpu", "reference"])]
+    size = (1, TINY.key_heads, TINY.context, TINY.head)
+    caches = [{info.name: np.zeros(size, np.float16) for info in model.inputs if "." in info.name} for model in models]
+    past, most = 0, 0.0
+    for count in (20, 1, 1):
+        given = {"input_ids": np.random.default_rng(past).integers(0, TINY.vocabulary, (1, count))}
+        given |= {"past_tokens": np.array([past]), "wanted_tokens": np.array([count - 1])}
+        logits = []
+        for model, cache in zip(models, caches, strict=True):
+            found = model.run({**given, **cache})
+            logits.append(found.pop("logits"))
+            cache.update({name.replace("present", "past"): array for name, array in found.items()})
+        past, most = past + count, max(most, float(np.abs(logits[0] - logits[1]).max() / np.abs(logits[1]).max()))
     return most
 
 
@@ -106,6 +127,10 @@ def main(layers: int) -> int:
         off = small(architecture, kind)
         worst = max(worst, off)
         print(f"{architecture} of {kind}: logits off by {off:.2g} of the largest ({time.perf_counter() - start:.0f} s)", flush=True)
+    for precision in ("int4", "fp16"):
+        off = halves(precision)
+        worst = max(worst, off / 4)  # each of two sides rounds the stream to halves several times
+        print(f"Phi-3 as exported, {precision}: logits off by {off:.2g} of the largest", flush=True)
     if layers:
         start = time.perf_counter()
         off, came, same = smollm2(layers)

@@ -1,22 +1,28 @@
 """Sessions with their caches on the simulated device, against the CPU's: python tests/cuda/sessions.py
 
-Prompts, single tokens that replay one CUDA graph, tokens forgotten, caches that grow, and two sessions in turn.
+Prompts, single tokens that replay one CUDA graph, tokens forgotten, caches that grow, and two sessions in turn; of a GGUF, and of a folder
+as onnxruntime-genai exports one, whose graph counts the tokens of a mask.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 sys.path.append(str(Path(__file__).parents[1] / "gguf"))
+sys.path.append(str(Path(__file__).parents[1] / "text"))
 
 import gguf_decoders
 import numpy as np
+import onnx
 from running import load
+from test_folders import genai
 
+import turnout
 import turnout_cudasim
 from turnout_cuda import session
 from turnout_text.session import sessions_of
@@ -26,19 +32,19 @@ turnout_cudasim.install()
 session._STEP = 16  # so that caches grow
 
 
-def main() -> int:
-    file = gguf_decoders.decoder("llama", kind="Q4_0", blocks=1)
-    makers: list[Any] = [sessions_of(load(file, device=device)) for device in ("cuda", "cpu")]
+def worst(models: Sequence[Any], vocabulary: int) -> float:
+    """How far the first model's logits are from the second's, as a share of the largest."""
+    makers: list[Any] = [sessions_of(model) for model in models]
     pairs = [[make() for make in makers] for _ in range(2)]
     assert all(type(pair[0]) is session.DeviceSession for pair in pairs)
-    random, worst = np.random.default_rng(0), 0.0
+    random, most = np.random.default_rng(0), 0.0
 
     def feed(pair: list[Any], count: int, wanted: Sequence[int]) -> None:
-        nonlocal worst
-        tokens = random.integers(0, gguf_decoders.VOCABULARY, count).tolist()
+        nonlocal most
+        tokens = random.integers(0, vocabulary, count).tolist()
         found, due = (one.feed(tokens, wanted) for one in pair)
         assert found.shape == due.shape
-        worst = max(worst, float(np.abs(found - due).max(initial=0) / np.abs(due).max(initial=1e-9)))
+        most = max(most, float(np.abs(found - due).max(initial=0) / np.abs(due).max(initial=1e-9)))
 
     first, second = pairs
     for count, wanted in [(7, [6]), (1, [0]), (1, [0]), (4, [0, 3]), (1, [0]), (9, []), (1, [0]), (1, [0])]:
@@ -49,9 +55,23 @@ def main() -> int:
     assert first[0].length == first[1].length == 7
     for pair in pairs:
         pair[0].close()
+    return most
+
+
+def main() -> int:
+    file = gguf_decoders.decoder("llama", kind="Q4_0", blocks=1)
+    off = worst([load(file, device=device) for device in ("cuda", "cpu")], gguf_decoders.VOCABULARY)
+    with tempfile.TemporaryDirectory() as away:
+        folder = genai(Path(away) / "export")
+        export = onnx.load(folder / "model.onnx")  # the builder writes the types of inner values down
+        export.graph.value_info.extend(
+            onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in ("seen", "y", "z")
+        )
+        onnx.save(export, folder / "model.onnx")
+        exported = worst([turnout.load(folder, device=device) for device in ("cuda", "cpu")], 250)
     reports = turnout_cudasim.reports()
-    print(f"sessions: logits off by {worst:.2g} of the largest; {len(reports)} reports")
-    return 0 if worst < 1e-5 and not reports else 1
+    print(f"sessions: logits of a GGUF off by {off:.2g} of the largest, of an export by {exported:.2g}; {len(reports)} reports")
+    return 0 if max(off, exported) < 1e-5 and not reports else 1
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """A decoder's session on the device: its caches live there, and a token's step is one CUDA graph, replayed.
 
-What turnout-text asks of a session is written in its session.py; this is one, without importing it. A step copies three numbers to the
+What turnout-text asks of a session is written in its session.py; this is one, without importing it. A step copies a few numbers to the
 device and the logits back, from and to memory that the device reaches by itself.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,29 +28,41 @@ __all__ = ["Decoder", "DeviceSession", "decoder_of"]
 _UNLIMITED = 1 << 30
 _STEP = 256
 """Tokens: a cache is a multiple of it long."""
-_NUMBERS = ("input_ids", "past_tokens", "wanted_tokens")
 _APART = 256
-"""Bytes from one of the numbers to the next on the device: what kernels take inputs to be aligned to."""
+"""Bytes that an input on the device is a multiple of from the next: what kernels take inputs to be aligned to."""
+
+_PLAIN: dict[str, Callable[[NDArray[np.int64], int, NDArray[np.int64], int], Any]] = {
+    "input_ids": lambda tokens, past, wanted, total: tokens[None],
+    "past_tokens": lambda tokens, past, wanted, total: [past],
+    "wanted_tokens": lambda tokens, past, wanted, total: wanted,
+    "attention_mask": lambda tokens, past, wanted, total: (np.arange(total) < past + len(tokens))[None],
+    "position_ids": lambda tokens, past, wanted, total: past + np.arange(len(tokens))[None],
+}
+"""The inputs beside the caches, all int64: from a run's tokens, how many there are before, which are wanted, and how long the cache is."""
 
 
 @dataclass(frozen=True)
 class Decoder:
     """What a graph looks like to a session.
 
-    inputs, outputs: names in order. caches: input to (output that updates it, key heads, head, element type).
-    vocabulary: how many logits a token has. context: tokens of a text at most, as the tables of rotary positions go.
+    inputs, outputs: names in order. plain: the inputs beside the caches.
+    caches: input to (output that updates it, key heads, head, element type).
+    vocabulary, logits: how many logits a token has, and their type.
+    context: tokens of a text at most, as the tables of rotary positions go.
     """
 
     inputs: list[str]
     outputs: list[str]
+    plain: list[str]
     caches: dict[str, tuple[str, int, int, np.dtype[Any]]]
     vocabulary: int
+    logits: np.dtype[Any]
     context: int
 
 
 def decoder_of(graph: ir.GraphView) -> Decoder | None:
-    """The decoder that a graph is, for one text at a time, by the names that canonical graphs have; None for any other graph."""
-    from turnout.graph import alias_of
+    """The decoder that a graph is, by the names that canonical graphs and onnxruntime-genai's exports have; None for any other graph."""
+    from turnout.graph import alias_of, input_at
 
     inputs = {value.name or "": value for value in graph.inputs}
     outputs = [value.name or "" for value in graph.outputs]
@@ -59,18 +71,21 @@ def decoder_of(graph: ir.GraphView) -> Decoder | None:
         source = inputs.get(alias_of(value) or "")
         if source is not None and source.shape is not None and source.dtype is not None and len(source.shape) == 4:
             batch, heads, _, head = source.shape
-            if batch == 1 and isinstance(heads, int) and isinstance(head, int):
+            if (batch == 1 or not isinstance(batch, int)) and isinstance(heads, int) and isinstance(head, int):
                 caches[source.name or ""] = (value.name or "", heads, head, source.dtype.numpy())
+    plain = [name for name in inputs if name not in caches]
     logits = next((value for value in graph.outputs if value.name == "logits"), None)
-    if logits is None or logits.shape is None or not caches or {*inputs} != {*_NUMBERS, *caches} or len(outputs) != len(caches) + 1:
+    if logits is None or logits.shape is None or logits.dtype is None or not caches or len(outputs) != len(caches) + 1:
         return None
+    numbers = all(inputs[name].dtype is not None and inputs[name].dtype.numpy() == np.int64 for name in plain)  # type: ignore[union-attr]
     vocabulary = logits.shape[-1]
-    plain = all(inputs[name].dtype is not None and inputs[name].dtype.numpy() == np.int64 for name in _NUMBERS)  # type: ignore[union-attr]
-    if not isinstance(vocabulary, int) or not plain or logits.dtype is None or logits.dtype.numpy() != np.float32:
+    if "input_ids" not in plain or {*plain} - {*_PLAIN} or not isinstance(vocabulary, int) or not numbers:
         return None
-    tables = [node.inputs[6] for node in graph if node.op_type == "CachedAttention"]
+    at = {"CachedAttention": 6, "GroupQueryAttention": 7}
+    tables = [input_at(node, at[node.op_type]) for node in graph if node.op_type in at]
     rows = [value.shape[0] for value in tables if value is not None and value.shape is not None]
-    return Decoder(list(inputs), outputs, caches, vocabulary, min([one for one in rows if isinstance(one, int)], default=_UNLIMITED))
+    context = min([one for one in rows if isinstance(one, int)], default=_UNLIMITED)
+    return Decoder(list(inputs), outputs, plain, caches, vocabulary, logits.dtype.numpy(), context)
 
 
 class _Part:
@@ -119,10 +134,12 @@ class DeviceSession:
             self._make_room(self.length + count)
         if count == 1 and len(wanted) == 1:
             if self._step is None:
-                self._step = _Step(self._executable, self._gpu, self._decoder, self._caches)
+                self._step = _Step(self._executable, self._gpu, self._decoder, self._caches, self._capacity)
             logits = self._step.run(int(tokens[0]), self.length)
         else:
             logits = self._portion(np.asarray(tokens, np.int64), np.asarray(wanted, np.int64))
+            if len(logits) != len(wanted):  # of a graph that gives the last token's only
+                return np.stack([self.feed([token], [0])[0].copy() for token in tokens])[list(wanted)]
         self.length += count
         return logits
 
@@ -140,15 +157,21 @@ class DeviceSession:
         self._capacity = self.length = 0
 
     def _portion(self, tokens: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.float32]:
-        if not len(wanted):  # a graph gathers one row at least; nobody looks at it
-            return self._portion(tokens, np.zeros(1, np.int64))[:0]
-        given = {"input_ids": tokens[None], "past_tokens": np.array([self.length]), "wanted_tokens": wanted}
-        values = [self._caches.get(name) or self._gpu.upload(given[name]) for name in self._decoder.inputs]
-        kept = {made: self._caches[name] for name, (made, *_) in self._decoder.caches.items()}
-        found = self._executable.run(values, [kept.get(name) for name in self._decoder.outputs])
-        logits = found[self._decoder.outputs.index("logits")]
-        rows: NDArray[np.float32] = self._gpu.download(logits.address, logits.shape, logits.dtype)[0]
-        return rows
+        decoder, chooses = self._decoder, "wanted_tokens" in self._decoder.plain
+        asked = wanted if len(wanted) else np.zeros(1, np.int64)  # a graph gathers one row at least, which nobody looks at then
+        values = []
+        for name in decoder.inputs:
+            made = self._caches.get(name)
+            values.append(made or self._gpu.upload(np.asarray(_PLAIN[name](tokens, self.length, asked, self._capacity), np.int64)))
+        kept = {made: self._caches[name] for name, (made, *_) in decoder.caches.items()}
+        found = self._executable.run(values, [kept.get(name) for name in decoder.outputs])
+        logits = found[decoder.outputs.index("logits")]
+        rows: NDArray[np.float32] = self._gpu.download(logits.address, logits.shape, logits.dtype)[0].astype(np.float32, copy=False)
+        if chooses:
+            return rows[: len(wanted)]
+        if len(rows) == len(tokens):
+            return rows[wanted]
+        return rows if list(wanted) == [len(tokens) - 1] else rows[:0]
 
     def _make_room(self, tokens: int) -> None:
         """Longer caches, half as long again at least, so that what is copied on the way stays a fraction of what was computed."""
@@ -171,39 +194,52 @@ class DeviceSession:
 class _Step:
     """One token's step at fixed addresses."""
 
-    def __init__(self, executable: CudaExecutable, context: Context, decoder: Decoder, caches: dict[str, DeviceTensor]) -> None:
+    def __init__(
+        self, executable: CudaExecutable, context: Context, decoder: Decoder, caches: dict[str, DeviceTensor], capacity: int
+    ) -> None:
         context.enter()
-        self._executable, self._gpu = executable, context
-        size, dtype = 4 * decoder.vocabulary, np.dtype(np.int64)
-        self._sent, self._got = _Pinned(context, len(_NUMBERS) * _APART), _Pinned(context, size)
-        self._numbers = [self._sent.bytes[at * _APART :][:8].view(np.int64) for at in range(len(_NUMBERS))]
-        self._logits: NDArray[np.float32] = self._got.bytes.view(np.float32).reshape(1, -1)
-        sent = self._given = Memory(context, len(_NUMBERS) * _APART)
-        shapes = {"input_ids": (1, 1), "past_tokens": (1,), "wanted_tokens": (1,)}
-        parts = {
-            name: DeviceTensor(shapes[name], dtype, _Part(sent, context, at * _APART))  # type: ignore[arg-type]
-            for at, name in enumerate(_NUMBERS)
-        }
+        self._executable, self._gpu, self._capacity = executable, context, capacity
+        one = np.zeros(1, np.int64)
+        given = {name: np.asarray(_PLAIN[name](one, capacity - 1, one, capacity), np.int64) for name in decoder.plain}
+        sizes = [-(-array.nbytes // _APART) * _APART for array in given.values()]
+        places = [sum(sizes[:number]) for number in range(len(sizes))]
+        self._sent = _Pinned(context, sum(sizes))
+        self._given = Memory(context, sum(sizes))
+        self._arrays: dict[str, NDArray[np.int64]] = {}
+        parts = {}
+        for (name, array), place in zip(given.items(), places, strict=True):
+            self._arrays[name] = own = self._sent.bytes[place:][: array.nbytes].view(np.int64).reshape(array.shape)
+            own[...] = 0
+            parts[name] = DeviceTensor(array.shape, array.dtype, _Part(self._given, context, place))  # type: ignore[arg-type]
+        self._ids, self._mask = self._arrays["input_ids"].reshape(-1), self._arrays.get("attention_mask")
+        self._pasts = [self._arrays[name].reshape(-1) for name in ("past_tokens", "position_ids") if name in self._arrays]
+        self._masked = 0
         self._values = [caches[name] if name in caches else parts[name] for name in decoder.inputs]
-        logits = DeviceTensor((1, 1, decoder.vocabulary), np.dtype(np.float32), Memory(context, size))
+        nbytes = decoder.vocabulary * decoder.logits.itemsize
+        self._got = _Pinned(context, nbytes)
+        self._logits = self._got.bytes.view(decoder.logits).reshape(1, -1)
+        self._answer = DeviceTensor((1, 1, decoder.vocabulary), decoder.logits, Memory(context, nbytes))
         kept = {made: caches[name] for name, (made, *_) in decoder.caches.items()}
-        self._out = [kept.get(name, logits) for name in decoder.outputs]
-        self._answer = logits
-        self._sent.bytes[:] = 0
+        self._out = [kept.get(name, self._answer) for name in decoder.outputs]
         self._graph: Any = None
         self._arena = -1
 
     def run(self, token: int, past: int) -> NDArray[np.float32]:
-        """The logits after one token more."""
-        numbers, gpu = self._numbers, self._gpu
-        numbers[0][0] = token
-        numbers[1][0] = past
+        """The logits after one token more, float32 [1, vocabulary]."""
+        gpu = self._gpu
+        self._ids[0] = token
+        for one in self._pasts:
+            one[0] = past
+        if self._mask is not None and self._masked != past + 1:
+            low, high = sorted((self._masked, past + 1))
+            self._mask[0, low:high] = self._masked < past + 1
+            self._masked = past + 1
         gpu.enter()
         copy, stream = gpu.driver.cuMemcpyAsync, gpu.stream
         with self._executable.lock:
             if self._graph is None or self._arena != self._executable.arena:
                 self._record()
-            (code,) = copy(self._given.address, self._sent.address, len(_NUMBERS) * _APART, stream)
+            (code,) = copy(self._given.address, self._sent.address, self._given.nbytes, stream)
             self._graph.launch()
             if not code:
                 (code,) = copy(self._got.address, self._answer.address, self._answer.nbytes, stream)
@@ -211,7 +247,7 @@ class _Step:
             (code,) = gpu.driver.cuStreamSynchronize(stream)
         if code:
             raise gpu.raised(code)
-        return self._logits
+        return self._logits.astype(np.float32, copy=False)
 
     def _record(self) -> None:
         """Records the graph: at first, and again where a longer run has moved the arena."""
