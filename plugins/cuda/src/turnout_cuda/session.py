@@ -221,6 +221,9 @@ class _Step:
         self._answer = DeviceTensor((1, 1, decoder.vocabulary), decoder.logits, Memory(context, nbytes))
         kept = {made: caches[name] for name, (made, *_) in decoder.caches.items()}
         self._out = [kept.get(name, self._answer) for name in decoder.outputs]
+        address, stream = context.driver.CUdeviceptr, context.stream
+        self._send = address(self._given.address), address(self._sent.address), self._given.nbytes, stream
+        self._fetch = address(self._got.address), address(self._answer.address), self._answer.nbytes, stream
         self._graph: Any = None
         self._arena = -1
 
@@ -235,16 +238,16 @@ class _Step:
             self._mask[0, low:high] = self._masked < past + 1
             self._masked = past + 1
         gpu.enter()
-        copy, stream = gpu.driver.cuMemcpyAsync, gpu.stream
+        copy = gpu.driver.cuMemcpyAsync
         with self._executable.lock:
             if self._graph is None or self._arena != self._executable.arena:
                 self._record()
-            (code,) = copy(self._given.address, self._sent.address, self._given.nbytes, stream)
+            (code,) = copy(*self._send)
             self._graph.launch()
             if not code:
-                (code,) = copy(self._got.address, self._answer.address, self._answer.nbytes, stream)
+                (code,) = copy(*self._fetch)
         if not code:
-            (code,) = gpu.driver.cuStreamSynchronize(stream)
+            (code,) = gpu.driver.cuStreamSynchronize(gpu.stream)
         if code:
             raise gpu.raised(code)
         return self._logits.astype(np.float32, copy=False)
