@@ -132,6 +132,8 @@ def test_what_cannot_be_embedded_is_said(files: Callable[..., Path]) -> None:
     [
         ({"bert.attention.causal": True}, "causal"),
         ({"bert.pooling_type": 4}, "pooling_type is 4"),
+        ({"bert.pooling_type": np.array([1, 2], np.int32)}, "pooling_type is array"),
+        ({"bert.attention.causal": np.array([0, 1], np.int32)}, "causal"),
         ({"bert.attention.head_count": 7}, "cannot be shared"),
         ({"bert.attention.layer_norm_epsilon": None}, "layer_norm_epsilon is missing"),
         ({}, "tensor 'token_embd.weight' is missing"),

@@ -40,7 +40,7 @@ class _Encoder(Layers):
             keys.refuse(f"its width of {self.width} cannot be shared by {self.heads} heads")
         self.epsilon = keys.number("attention.layer_norm_epsilon")
         self.pooling = file.metadata.get("bert.pooling_type", _HIDDEN)
-        if self.pooling not in (_HIDDEN, _MEAN, _FIRST, _LAST):
+        if type(self.pooling) is not int or self.pooling not in (_HIDDEN, _MEAN, _FIRST, _LAST):
             keys.refuse(f"its pooling_type is {self.pooling!r:.40}, and turnout knows 0 to 3", "use another model of this family")
         self.shape = (*self.dims, self.width)
 
@@ -55,7 +55,7 @@ class _Encoder(Layers):
     def embedded(self, ids: ir.Value) -> ir.Value:
         """Tokens, positions and the first token type, added."""
         tokens = self.weights.tensor("token_embd.weight", (self.weights.rows("token_embd.weight"), self.width))
-        places = self.weights.tensor("position_embd.weight", (self.weights.rows("position_embd.weight"), self.width))
+        places = self.weights.tensor("position_embd.weight", (self.keys.count("context_length"), self.width))
         length = self.add("Shape", [ids], (1,), "ids.tokens", _INT64, start=1, end=2)
         count = self.add("Squeeze", [length], (), "ids.count", _INT64)
         row = self.add("Range", [self.number(0), count, self.number(1)], ("tokens",), "positions.row", _INT64)
