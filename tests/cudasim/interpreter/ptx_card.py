@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from turnout_cudasim.execute import launch, load
+from turnout_cudasim.execute import launch
 from turnout_cudasim.memory import Memory
 from turnout_cudasim.parse import parse
+from turnout_cudasim.program import load
 
 HEADER = ".version 8.4\n.target sm_90a\n.address_size 64\n"
 

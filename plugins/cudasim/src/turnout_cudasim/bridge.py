@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from .device import Architecture
-from .execute import Program, launch, load
+from .execute import launch
 from .memory import Memory
 from .parse import Kernel
+from .program import Program, load
 from .report import KernelFault, LaunchError, NotModelled, ParseError, Report, SimulationError
 from .tensormap import encode
 
