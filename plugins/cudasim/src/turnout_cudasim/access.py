@@ -138,7 +138,7 @@ def _readable(t: Threads, place: Place, code: str, count: int, site: int, volati
     size = int(code[1])
     if name == "global":
         if not written:
-            _check_written(t, (first + more) * size, size * count, site)
+            check_written(t, (first + more) * size, size * count, site)
         return t.batch.memory.views[code]
     if name == "shared":
         check_shared_read(t, (first + more) * size, size * count, site, volatile)
@@ -319,7 +319,7 @@ def _check_each(t: Threads, address: Any, size: int, site: int) -> None:
         unknown &= ~((addresses >= owner.address) & (addresses + size <= owner.end))
 
 
-def _check_written(t: Threads, index: Any, size: int, site: int) -> None:
+def check_written(t: Threads, index: Any, size: int, site: int) -> None:
     """Global memory that is read must have been written."""
     batch = t.batch
     owner = batch.owner
