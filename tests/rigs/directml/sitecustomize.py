@@ -1,8 +1,6 @@
-"""The rig's Windows Python loads this at start-up. Before onnxruntime is first imported it mends three things of Wine's Direct3D.
+"""The rig's Windows Python loads this at start-up. Before onnxruntime is first imported it mends one thing of Wine's DXGI.
 
-- D3D12CreateDevice gives one device per process and adapter, as on Windows. Wine's makes a new Vulkan device: half a second.
-- CreateDXGIFactory2 gives one factory per process. Wine's looks at all drivers each time: a fifth of a second.
-- ID3D12Device5::EnumerateMetaCommands says "none". Wine's answers E_NOTIMPL, and DirectML takes that for a dead device.
+CreateDXGIFactory2 gives one factory per process. Wine's looks at all drivers each time: a fifth of a second.
 """
 
 import ctypes
@@ -10,10 +8,7 @@ import sys
 import uuid
 from importlib.abc import MetaPathFinder
 
-ID3D12DEVICE = "189819f1-1db6-4b57-be54-1821339b85f7"
 IDXGIFACTORY1 = "770aae78-f26f-4dba-a829-253c83d1b387"
-FEATURE_LEVEL_11_0 = 0xB000
-ENUMERATE_META_COMMANDS = 59  # its place in the table of ID3D12Device5's methods (d3d12.h)
 PAGE_EXECUTE_READWRITE = 0x40
 
 POINTER = ctypes.c_void_p
@@ -52,27 +47,6 @@ def jump(function, target):
     write(ctypes.cast(function, POINTER).value, code)
 
 
-def one_device(d3d12):
-    found = made_once(d3d12.D3D12CreateDevice, ID3D12DEVICE, None, FEATURE_LEVEL_11_0)
-    if found is None:
-        return
-    device, query_interface = found
-
-    @ctypes.WINFUNCTYPE(ctypes.c_long, POINTER, ctypes.POINTER(ctypes.c_uint), POINTER)
-    def no_metacommands(this, count, descriptions):
-        if count:
-            count[0] = 0
-        return 0
-
-    @ctypes.WINFUNCTYPE(ctypes.c_long, POINTER, ctypes.c_uint, POINTER, POINTER)
-    def create(adapter, level, wanted, out):
-        return query_interface(device, wanted, out) if out else 1  # S_FALSE: without `out` it only says that there could be one
-
-    method = pointer_at(device) + ENUMERATE_META_COMMANDS * ctypes.sizeof(POINTER)
-    write(method, address_of(no_metacommands).to_bytes(8, "little"))
-    jump(d3d12.D3D12CreateDevice, create)
-
-
 def one_factory(dxgi):
     found = made_once(dxgi.CreateDXGIFactory2, IDXGIFACTORY1, 0)
     if found is None:
@@ -90,7 +64,6 @@ class Before(MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
         if name == "onnxruntime":
             sys.meta_path.remove(self)
-            one_device(ctypes.WinDLL("d3d12.dll"))
             one_factory(ctypes.WinDLL("dxgi.dll"))
 
 

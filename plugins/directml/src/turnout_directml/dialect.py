@@ -7,16 +7,17 @@ for like any other node, against the kernel registry, so that a rule may try.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
 
 from turnout.expand import body_of
-from turnout.graph import attribute, element_type, input_at, ir, subgraphs
+from turnout.graph import attribute, constant_array, element_type, input_at, ir, is_constant, shape_of, subgraphs
 from turnout.operator import operator_of
 from turnout.provider import No, Rewrite, Yes
 
-__all__ = ["OPSET", "rewrites"]
+__all__ = ["OPSET", "folds", "rewrites"]
 
 OPSET = 21
 """The newest operator set of which DirectML's kernels know the definitions."""
@@ -33,20 +34,51 @@ def rewrites(graph: ir.Graph, supports: Supports) -> Iterator[Rewrite]:
     opset = min(graph.opset_imports.get("", OPSET), OPSET)
     for node in graph:
         if not supports(node) and (found := _lowered(node, opset, supports, _DEEPEST)) is not None:
-            yield Rewrite([node], found[0], replacement=found[1])
+            yield Rewrite([node], found.title, replacement=found.nodes)
 
 
-def _lowered(node: ir.Node, opset: int, supports: Supports, deepest: int) -> tuple[str, list[ir.Node]] | None:
+@dataclass
+class Lowered:
+    """The nodes that a rule gave for one, themselves lowered where that was wanted. whole: DirectML takes all of them."""
+
+    title: str
+    nodes: list[ir.Node]
+    whole: bool = True
+
+
+def _lowered(node: ir.Node, opset: int, supports: Supports, deepest: int) -> Lowered | None:
+    """By the first rule of whose nodes DirectML takes all; else by the first that gives any, whose refusals then tell why not."""
+    first = None
     for title, rule in RULES:
-        made = rule(node, opset)
-        if made is None:
+        if (made := rule(node, opset)) is None:
             continue
-        lowered: list[ir.Node] = []
+        lowered = Lowered(title.format(node.op_type), [])
         for new in made:
             deeper = None if supports(new) or not deepest else _lowered(new, opset, supports, deepest - 1)
-            lowered += [new] if deeper is None else deeper[1]
-        return title.format(node.op_type), lowered
-    return None
+            lowered.nodes += [new] if deeper is None else deeper.nodes
+            lowered.whole = lowered.whole and (bool(supports(new)) if deeper is None else deeper.whole)
+        if lowered.whole:
+            return lowered
+        first = first or lowered
+    return first
+
+
+def folds(node: ir.Node) -> bool:
+    """Whether what the node gives follows from the shapes of other values and constants.
+
+    Sessions are made with all shapes known, and ONNX Runtime computes such nodes while it makes them: they need no kernel.
+    """
+    operator = operator_of(node)
+    return operator is not None and operator.since_version <= OPSET and _from_shapes(node)
+
+
+def _from_shapes(node: ir.Node) -> bool:
+    if node.op_type in ("Shape", "Size"):
+        return True
+    given = [value for value in node.inputs if value is not None]
+    if not given or any(True for _ in subgraphs(node)):
+        return False
+    return all(is_constant(value) or ((made := value.producer()) is not None and _from_shapes(made)) for value in given)
 
 
 class Draft:
@@ -143,17 +175,26 @@ def by_definition(node: ir.Node, opset: int) -> Sequence[ir.Node] | None:
         place[value] = made
         return made
 
+    needless = {"Pad"} if _is_masked_whole(node) else set()
     return [
         ir.Node(
             inner.domain,
-            inner.op_type,
-            [moved(value) for value in inner.inputs],
-            list(inner.attributes.values()),
+            "Identity" if inner.op_type in needless else inner.op_type,
+            [moved(value) for value in (inner.inputs[:1] if inner.op_type in needless else inner.inputs)],
+            [] if inner.op_type in needless else list(inner.attributes.values()),
             outputs=[cast(ir.Value, moved(value)) for value in inner.outputs],
             version=inner.version,
         )
         for inner in body
     ]
+
+
+def _is_masked_whole(node: ir.Node) -> bool:
+    """Whether it is an Attention whose mask is as long as its keys, so that padding the mask, as the definition does, adds nothing."""
+    keys, mask, past = (input_at(node, position) for position in (1, 3, 4))
+    if node.op_type != "Attention" or past is not None or keys is None or mask is None or keys.shape is None or mask.shape is None:
+        return False
+    return len(mask.shape) > 0 and len(keys.shape) > 1 and mask.shape[-1] == keys.shape[-2] and mask.shape[-1] is not None
 
 
 def bias_added_after(node: ir.Node, opset: int) -> Sequence[ir.Node] | None:
@@ -204,22 +245,98 @@ def gathered_blocks(node: ir.Node, opset: int) -> Sequence[ir.Node] | None:
 
 
 def scattered(node: ir.Node, opset: int) -> Sequence[ir.Node] | None:
-    """TensorScatter-24 as ScatterElements: row t of the update of batch b goes to write_indices[b] + t, modulo the length if circular."""
-    cache, update, first = input_at(node, 0), input_at(node, 1), input_at(node, 2)
+    """TensorScatter-24 by choosing: row r of the cache of batch b is row r - write_indices[b] of the update, where there is such a row.
+
+    DirectML's ScatterElements knows no operator set after 17. In circular mode what would lie before the first row lies at the end.
+    """
+    cache, update, first = (input_at(node, position) for position in range(3))
     if node.domain not in ("", "ai.onnx") or node.op_type != "TensorScatter" or cache is None or update is None or cache.shape is None:
         return None
     rank = len(cache.shape)
     axis = attribute(node, "axis", -2) % rank
     draft = Draft(node, opset)
-    shape = draft.add("Shape", update)
-    count = draft.add("Squeeze", draft.add("Slice", shape, draft.ints(axis), draft.ints(axis + 1)), draft.ints(0))
-    rows = draft.add("Range", draft.constant(np.int64(0)), count, draft.constant(np.int64(1)))
-    rows = draft.add("Reshape", rows, draft.ints(*(-1 if one == axis else 1 for one in range(rank))))
+
+    def length(value: ir.Value) -> ir.Value:
+        return draft.add("Squeeze", draft.add("Slice", draft.add("Shape", value), draft.ints(axis), draft.ints(axis + 1)), draft.ints(0))
+
+    zero = draft.constant(np.int64(0))
+    rows = draft.add("Unsqueeze", draft.add("Range", zero, length(cache), draft.constant(np.int64(1))), draft.ints(0))
     if first is not None:
-        rows = draft.add("Add", rows, draft.add("Unsqueeze", first, draft.ints(*range(1, rank))))
+        rows = draft.add("Sub", rows, draft.add("Unsqueeze", first, draft.ints(1)))
+    before = draft.add("Less", rows, zero)
     if attribute(node, "mode", "linear") == "circular":
-        rows = draft.add("Mod", rows, draft.add("Slice", draft.add("Shape", cache), draft.ints(axis), draft.ints(axis + 1)))
-    draft.add("ScatterElements", cache, draft.add("Expand", rows, shape), update, out=node.outputs[0], axis=axis)
+        rows = draft.add("Where", before, draft.add("Add", rows, length(cache)), rows)
+        before = draft.add("Less", rows, zero)
+    inside = draft.add("And", draft.add("Not", before), draft.add("Less", rows, length(update)))
+    rows = draft.add("Where", inside, rows, zero)
+    if cache.shape[0] == 1 or first is None:
+        chosen = draft.add("Gather", update, draft.add("Squeeze", rows, draft.ints(0)), axis=axis)
+    else:
+        wide = draft.add("Unsqueeze", rows, draft.ints(*(one for one in range(1, rank) if one != axis)))
+        chosen = draft.add("GatherElements", update, draft.add("Expand", wide, draft.add("Shape", cache)), axis=axis)
+    inside = draft.add("Unsqueeze", inside, draft.ints(*(one for one in range(1, rank) if one != axis)))
+    draft.add("Where", inside, chosen, cache, out=node.outputs[0])
+    return draft.nodes
+
+
+def simplified_norm(node: ir.Node, opset: int) -> Sequence[ir.Node] | None:
+    """RMSNormalization over the last axis as SimplifiedLayerNormalization: one kernel."""
+    if node.domain not in ("", "ai.onnx") or node.op_type != "RMSNormalization" or attribute(node, "axis", -1) != -1:
+        return None
+    x, scale = (input_at(node, position) for position in range(2))
+    if x is None or scale is None or element_type(x) != element_type(scale) or attribute(node, "stash_type", 1) != 1:
+        return None
+    epsilon = attribute(node, "epsilon", 1e-5)
+    norm = ir.convenience.convert_attributes({"axis": -1, "epsilon": epsilon, "stash_type": 1})
+    return [ir.Node("", "SimplifiedLayerNormalization", [x, scale], norm, outputs=[twin(node.outputs[0])], version=1)]
+
+
+def rotary_of_microsoft(node: ir.Node, opset: int) -> Sequence[ir.Node] | None:
+    """RotaryEmbedding as com.microsoft's, which takes the positions second. Without positions the tables, [batch, tokens, ...], have a row
+    for each token: row after row, they are tables with positions."""
+    x, cosines, sines, positions = (input_at(node, position) for position in range(4))
+    if node.domain not in ("", "ai.onnx") or node.op_type != "RotaryEmbedding" or x is None or x.shape is None:
+        return None
+    if cosines is None or sines is None:
+        return None
+    how = {name: attribute(node, name, 0) for name in ("interleaved", "num_heads", "rotary_embedding_dim")}
+    if how["rotary_embedding_dim"] and not how["num_heads"]:
+        how["num_heads"] = x.shape[1] if len(x.shape) == 4 else 0
+        if not isinstance(how["num_heads"], int) or not how["num_heads"]:
+            return None
+    draft = Draft(node, opset)
+    if positions is None:
+        batch, tokens, width = shape_of(cosines) or (None, None, None)
+        if batch is None or tokens is None or width is None:
+            return None
+        positions = draft.constant(np.arange(batch * tokens).reshape(batch, tokens))
+        cosines, sines = (draft.add("Reshape", table, draft.ints(batch * tokens, width)) for table in (cosines, sines))
+    draft.add("RotaryEmbedding", x, positions, cosines, sines, out=node.outputs[0], domain=_MICROSOFT, **how)
+    return draft.nodes
+
+
+def rotary_of_a_later_part(node: ir.Node, opset: int) -> Sequence[ir.Node] | None:
+    """RotaryEmbedding of a later output of a Split, which DirectML confuses with the first: with something in between, it does not."""
+    if (node.domain, node.op_type) != (_MICROSOFT, "RotaryEmbedding") or node.inputs[0] is None or node.inputs[0].producer() is None:
+        return None
+    draft = Draft(node, opset)
+    same = draft.add("Neg", draft.add("Neg", node.inputs[0]))  # ONNX Runtime takes an Identity away
+    attributes = {name: said.value for name, said in node.attributes.items()}
+    draft.add("RotaryEmbedding", same, *node.inputs[1:], out=node.outputs[0], domain=_MICROSOFT, **attributes)
+    return draft.nodes
+
+
+def left_out(node: ir.Node, opset: int) -> Sequence[ir.Node] | None:
+    """Dropout outside of training as Identity."""
+    training = input_at(node, 2)
+    if node.domain not in ("", "ai.onnx") or node.op_type != "Dropout" or node.inputs[0] is None:
+        return None
+    if training is not None and (not is_constant(training) or bool(constant_array(training))):
+        return None
+    if any(value.name for value in node.outputs[1:]):  # the mask
+        return None
+    draft = Draft(node, opset)
+    draft.add("Identity", node.inputs[0], out=node.outputs[0])
     return draft.nodes
 
 
@@ -227,7 +344,11 @@ RULES: Sequence[tuple[str, Rule]] = (
     ("{} of operator set 21", as_of_21),
     ("{} and Add", bias_added_after),
     ("Gather and arithmetic", gathered_blocks),
-    ("ScatterElements", scattered),
+    ("Gather and Where", scattered),
+    ("SimplifiedLayerNormalization", simplified_norm),
+    ("com.microsoft's RotaryEmbedding", rotary_of_microsoft),
+    ("RotaryEmbedding away from its Split", rotary_of_a_later_part),
+    ("Identity", left_out),
     ("{} by its definition", by_definition),
 )
 """(title, rule), tried in this order."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -21,9 +20,6 @@ if TYPE_CHECKING:
 __all__ = ["DirectMLOptions", "DirectMLProvider"]
 
 _WINDOWS_10_1903 = 18362  # the first build with DirectML
-TRIAL = "TURNOUT_DIRECTML_TRIAL"
-"""Set in the environment: DirectML makes a session of each kind of node before it claims it. For drivers whose shader compiler fails."""
-
 _HINT = "pip install --force-reinstall onnxruntime-directml, after uninstalling every other onnxruntime wheel"
 
 
@@ -63,24 +59,16 @@ class DirectMLProvider(OrtProvider):
         return [adapter.device(index) for index, adapter in enumerate(self._adapters)]
 
     def supports(self, node: ir.Node, graph: ir.Graph, device: Device) -> Yes | No:
+        from turnout_directml.dialect import folds
         from turnout_directml.quirks import quirk
+        from turnout_ort.registry import registry
 
         verdict = super().supports(node, graph, device)
         if verdict and (wrong := quirk(node)) is not None:
-            return wrong
-        return self._tried(node, graph, device) if verdict and TRIAL in os.environ else verdict
-
-    def _tried(self, node: ir.Node, graph: ir.Graph, device: Device) -> Yes | No:
-        """The verdict of a session of this one node; alike nodes are tried once."""
-        from turnout_directml.session import trial
-        from turnout_ort.build import signature
-
-        adapter = self._adapters[device.index]
-        key = f"{device} {signature(node)}"
-        if key not in self._trials:
-            refused = trial(node, graph, lambda strict: self._settings(adapter, DirectMLOptions(), strict), lock_of(adapter.number))
-            self._trials[key] = Yes() if refused is None else No(f"DirectML on this adapter does not take {node.op_type}: {refused}")
-        return self._trials[key]
+            verdict = wrong
+        if not verdict and folds(node) and registry("CPUExecutionProvider").verdict(node):
+            return Yes(remark="computed when the session is made, from shapes")
+        return verdict
 
     def lower(self, graph: ir.Graph, device: Device) -> Iterable[Rewrite]:
         from turnout_directml.dialect import rewrites

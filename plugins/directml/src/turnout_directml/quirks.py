@@ -89,8 +89,19 @@ def _many_axes(node: ir.Node) -> bool:
     return rank is None or (rank - axis if axis >= 0 else -axis) > 3
 
 
-def _wants_indices(node: ir.Node) -> bool:
-    return len(node.outputs) > 1 and bool(node.outputs[1].name)
+def _has_more_outputs(node: ir.Node) -> bool:
+    return any(value.name for value in node.outputs[1:])
+
+
+def _reads_a_later_part(node: ir.Node) -> bool:
+    x = input_at(node, 0)
+    made = None if x is None else x.producer()
+    return made is not None and made.outputs[0] is not x
+
+
+def _may_make_empty(node: ir.Node) -> bool:
+    sizes = input_at(node, 1)
+    return sizes is not None and (not is_constant(sizes) or not constant_array(sizes).all())
 
 
 def _has_many_scales(node: ir.Node) -> bool:
@@ -152,8 +163,9 @@ QUIRKS: Sequence[Quirk] = (
     Quirk(("DynamicQuantizeLinear",), "rounds DynamicQuantizeLinear differently, and is off by one"),
     Quirk(("GRU", "LSTM", "RNN"), "has no recurrent kernels for the batch-first layout (layout=1)", _is("layout", 0, 1)),
     Quirk(("LayerNormalization",), "normalizes over three axes at most", _many_axes),
+    Quirk(("LayerNormalization",), "leaves LayerNormalization with Mean or InvStdDev to the CPU", _has_more_outputs),
     Quirk(("MatMul",), "multiplies by a vector wrongly", lambda node: 1 in (_rank(node, 0), _rank(node, 1))),
-    Quirk(("MaxPool",), "leaves MaxPool with indices to the CPU", _wants_indices),
+    Quirk(("MaxPool",), "leaves MaxPool with indices to the CPU", _has_more_outputs),
     Quirk(("MaxUnpool",), "ignores the output_shape of MaxUnpool", _given(2)),
     Quirk(
         ("Mod",),
@@ -179,6 +191,8 @@ QUIRKS: Sequence[Quirk] = (
         _is("coordinate_transformation_mode", "half_pixel", "align_corners", "pytorch_half_pixel", "tf_half_pixel_for_nn"),
     ),
     Quirk(("Resize",), "dies of some regions of interest", _is("coordinate_transformation_mode", "half_pixel", "tf_crop_and_resize")),
+    Quirk(("RotaryEmbedding",), "turns the first part of a Split where RotaryEmbedding reads a later one", _reads_a_later_part),
+    Quirk(("Split",), "has no empty tensors, and here Split may make one; it would give zeros elsewhere", _may_make_empty),
     Quirk(("MatMulNBits",), "throws where MatMulNBits gets an order of columns (g_idx)", _given(4)),
     Quirk(("MatMulNBits",), "throws where MatMulNBits gets a bias", _given(5)),
     Quirk(

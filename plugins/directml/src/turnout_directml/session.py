@@ -9,17 +9,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from turnout.errors import CompileError, RunError
-from turnout.graph import ir
+from turnout.graph import captures, ir
 from turnout.provider import Executable
 from turnout_directml.adapters import EP
 from turnout_directml.dialect import OPSET
-from turnout_ort.build import alone, blame, open_model, ports
+from turnout_ort.build import blame, open_model, ports
 from turnout_ort.failures import input_error, sentence
 from turnout_ort.registry import schemas
 from turnout_ort.serialize import Model, to_model
 from turnout_ort.session import PlainSession, make_executable
 
-__all__ = ["open_graph", "trial"]
+__all__ = ["open_graph"]
 
 Settings = Callable[[bool], Any]
 """New SessionOptions; True forbids ONNX Runtime's CPU provider."""
@@ -45,20 +45,13 @@ def open_graph(graph: ir.GraphView, settings: Settings, lock: threading.RLock, *
         except Exception as error:
             raise blame(error, graph, model, lambda: settings(False), newest) from error
         first = make_executable(session, *ports(session, graph), model.weights)
-    return Sessions(model, settings, lock, first, shapes if not fixed else None)
+    return Sessions(model, settings, lock, first, shapes if not fixed else None, _read(graph))
 
 
-def trial(node: ir.Node, graph: ir.Graph, settings: Settings, lock: threading.RLock) -> str | None:
-    """Why no session takes the node alone; None where one does, or where a type is unknown."""
-    single = alone(node, {**graph.opset_imports, node.domain: node.version or 1})
-    if single is None or not len(single.inputs):
-        return None
-    try:
-        with lock:
-            _open(to_model(single, _newest()), lambda: settings(all(_is_fixed(value) for value in single.inputs)))
-    except Exception as error:  # whatever ONNX Runtime, DirectML or a driver says
-        return sentence(error)
-    return None
+def _read(graph: ir.GraphView) -> list[bool]:
+    """Of each input, whether a node reads it."""
+    names = {value.name for node in graph for value in (*node.inputs, *captures(node)) if value is not None}
+    return [value.name in names for value in graph.inputs]
 
 
 def _newest() -> dict[str, int]:
@@ -91,15 +84,18 @@ class Sessions(Executable):
     """A model on one adapter.
 
     limit: how many shapes keep a session; the one that was not used for longest goes first. None where all shapes are known, and
-    `first` is the one session; else `first` only knows the inputs and outputs.
+    `first` is the one session; else `first` only knows the inputs and outputs. read: of each input, whether a node reads it.
     """
 
     checks_inputs = True
 
-    def __init__(self, model: Model, settings: Settings, lock: threading.RLock, first: PlainSession, limit: int | None) -> None:
+    def __init__(
+        self, model: Model, settings: Settings, lock: threading.RLock, first: PlainSession, limit: int | None, read: Sequence[bool]
+    ) -> None:
         self.inputs, self.outputs = first.inputs, first.outputs
         self._model = model
         self._settings = settings
+        self._read = read
         self._lock = lock
         self._only = first if limit is None else None
         self._limit = limit or 1
@@ -120,7 +116,8 @@ class Sessions(Executable):
         wrong = input_error(self.inputs, values)
         if wrong is not None:
             raise wrong
-        empty = next((port.name for port, value in zip(self.inputs, values, strict=True) if getattr(value, "size", 1) == 0), None)
+        given = zip(self.inputs, values, self._read, strict=True)
+        empty = next((port.name for port, value, read in given if read and getattr(value, "size", 1) == 0), None)
         if empty is not None:
             raise RunError(f"input {empty!r} is an empty tensor, which DirectML does not have", hint="device=['cpu'] runs it")
         if self._only is not None:

@@ -91,6 +91,7 @@ class InstalledProvider(OrtProvider):
 
     def _register(self) -> str:
         """Tells ONNX Runtime of the plugin's library, as its package says where it is; the name of its execution provider."""
+        from turnout_ort.registry import PLUGINS
         from turnout_ort.runtime import onnxruntime
 
         register = getattr(onnxruntime(), "register_execution_provider_library", None)
@@ -102,6 +103,7 @@ class InstalledProvider(OrtProvider):
             ep, library = str(package.get_ep_name()), str(package.get_library_path())
             if ep not in {one.ep_name for one in onnxruntime().get_ep_devices()}:
                 register(self.name, library)
+            PLUGINS.add(ep)
         except Exception as error:  # a package of another make, a library that lacks another, a version that does not fit
             raise Unavailable(f"{self._distribution} does not load: {error}", hint=self.hint) from error
         return ep

@@ -18,7 +18,7 @@ from turnout_ort.runtime import bindings
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["Kernel", "Registry", "Schemas", "registry", "schemas"]
+__all__ = ["PLUGINS", "Kernel", "Registry", "Schemas", "registry", "schemas"]
 
 _FOREVER = 2**31 - 1  # how ONNX Runtime writes a version range without an end
 _SHOWN = 8  # types in a refusal; the rest is "..."
@@ -197,14 +197,15 @@ def _listed(onnx_types: Iterable[str]) -> str:
     return ", ".join(names) if len(names) <= _SHOWN else ", ".join(names[:_SHOWN]) + " ..."
 
 
+PLUGINS: set[str] = set()
+"""Providers that were loaded from a library of their own. ONNX Runtime 1.24 crashes where it is asked so for the kernels of another."""
+
+
 @functools.cache
 def registry(ep: str) -> Registry:
     """The registry of an execution provider; false where it registers no kernels, as compiling ones do."""
     kernels = [kernel for kernel in bindings().get_all_opkernel_def() if kernel.provider == ep]
     of_plugin = getattr(bindings(), "get_registered_ep_kernel_defs", None)  # not in the first releases with plugins
-    if not kernels and of_plugin is not None:
-        try:
-            kernels = list(of_plugin(ep))
-        except RuntimeError:  # no such provider is registered; the probe is who reports that
-            kernels = []
+    if not kernels and of_plugin is not None and ep in PLUGINS:
+        kernels = list(of_plugin(ep))
     return Registry(ep, kernels)
