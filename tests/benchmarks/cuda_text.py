@@ -55,7 +55,7 @@ class Shape:
 
 
 PHI3_MINI = Shape()
-TINY = Shape(2, 64, 2, 2, 32, 96, 128, 32, 9, (1, 3))
+TINY = Shape(2, 64, 2, 2, 32, 96, 128, 48, 20, (1, 3))
 
 
 class Build:
