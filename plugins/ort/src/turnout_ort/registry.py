@@ -198,7 +198,7 @@ def _listed(onnx_types: Iterable[str]) -> str:
 
 
 PLUGINS: set[str] = set()
-"""Providers that were loaded from a library of their own. ONNX Runtime 1.24 crashes where it is asked so for the kernels of another."""
+"""Providers that were loaded from a library of their own."""
 
 
 @functools.cache
