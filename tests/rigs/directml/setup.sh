@@ -39,11 +39,12 @@ retry() { # for what meets another apt at work, or a mirror that is busy
 
 get() { inside apt-get install -y -q --no-install-recommends -o Acquire::Retries=3 -o Dpkg::Options::=--force-unsafe-io "$@"; }
 
+bootstrap() { rm -rf "$root.part" && debootstrap --variant=minbase --include=ca-certificates trixie "$root.part"; }
+
 system() { # Debian 12's Wine 8 crashes in d3d12, so this is always trixie
     command -v debootstrap || { retry apt-get update -q && retry apt-get install -y -q -o DPkg::Lock::Timeout=300 debootstrap; }
     if [ ! -e "$root" ]; then # made beside its place, so that one that was interrupted is not taken for whole
-        rm -rf "$root.part"
-        debootstrap --variant=minbase --include=ca-certificates trixie "$root.part"
+        retry bootstrap
         mv "$root.part" "$root"
     fi
     cp /etc/resolv.conf "$root/etc/"
