@@ -57,8 +57,9 @@ def operators() -> None:
     start = time.perf_counter()
     for name, (text, reference) in OPERATORS.items():
         for type_, (dtype, tolerance) in TYPES.items():
+            include = "#include <cuda_fp16.h>\n" if type_ == "__half" else ""
             source = (
-                f'#include <cuda_fp16.h>\nextern "C" __global__ void op_{name}(const {type_}* A, const {type_}* B, {type_}* Y, int n) {{\n'
+                f'{include}extern "C" __global__ void op_{name}(const {type_}* A, const {type_}* B, {type_}* Y, int n) {{\n'
                 "int i = blockIdx.x * blockDim.x + threadIdx.x;\nif (i >= n) return;\n"
                 f"float a = (float)A[i], b = (float)B[i]; Y[i] = ({type_})({text}); }}"
             )

@@ -20,7 +20,7 @@ from turnout_cudasim.report import SOFT, KernelFault, Kind, LaunchError, Point, 
 from turnout_cudasim.threads import Threads
 from turnout_cudasim.translate import END, Block, Translation, translate
 
-BATCH_THREADS = 16384  # threads that run together: enough to hide Python, few enough for the cache
+BATCH_THREADS = 49152  # threads that run together: enough to hide Python, few enough for the cache
 BATCH_SHARED = 8 << 20  # bytes of shared memory of a batch
 MAX_REPORTS = 100
 RUNNING, AT_BARRIER, AT_WARP, AT_CLUSTER, DONE = range(5)

@@ -79,8 +79,8 @@ def _split(a: Any) -> tuple[Any, Any]:
 
 def fma_f4(a: Any, b: Any, c: Any) -> Any:
     """a * b + c, rounded once. The product is exact in float64; where the sum falls between two floats, it is done again with care."""
-    total = a.astype(f8) * b
-    total = np.add(total, c, out=total) if total.ndim else total + c
+    product, addend = a.astype(f8) * b.astype(f8), c.astype(f8)  # NumPy is slow where an operation mixes types
+    total = product + addend
     rounded = total.astype(f4)
     doubtful = (total.view(u8) & LOW29) == HALF29
     small = np.abs(rounded) < TINY_F4  # subnormal results have fewer bits, so their middles lie elsewhere
@@ -88,10 +88,9 @@ def fma_f4(a: Any, b: Any, c: Any) -> Any:
         doubtful = doubtful | (small & (total != 0))
     if doubtful.any():
         if not total.ndim:
-            return _sum_to_odd(a.astype(f8) * b, c.astype(f8)).astype(f4)
+            return _sum_to_odd(product, addend).astype(f4)
         where = doubtful.nonzero()[0]
-        x, y, z = [v.take(where).astype(f8) if v.ndim else v.astype(f8) for v in (a, b, c)]
-        total, error = _two_sum(x * y, z)
+        total, error = _two_sum(*[v.take(where) if v.ndim else v for v in (product, addend)])
         if error.any():  # otherwise the sums in float64 were exact
             rounded[where] = _odd(total, error).astype(f4)
     return rounded
