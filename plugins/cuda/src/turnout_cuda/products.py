@@ -74,7 +74,8 @@ def product(
     if plain is not None and wide:
         head += f"\n#define STAGES {_STAGES}\n#define TURNED {int(plain[2])}"
         left, right = plain[:2]
-    text = f"{head}\n{functions}\n{file('wide_gemm.cu' if wide else 'gemm.cu')}"
+    kernel = file("wide_gemm.cu") if wide else file("fragments.cuh") + file("gemm.cu")
+    text = f"{head}\n{functions}\n{kernel}"
     filled = {
         "LEFT_ALONG_K": str(int(along[0])),
         "RIGHT_ALONG_K": str(int(along[1])),

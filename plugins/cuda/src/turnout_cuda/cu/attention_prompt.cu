@@ -7,22 +7,6 @@
 #define KEYS 64
 #define DEEP (HEAD / 16)
 
-DEVICE void load_matrices(unsigned (&r)[4], const q_t* row) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"((unsigned)__cvta_generic_to_shared(row)) : "memory");
-}
-DEVICE void load_turned(unsigned (&r)[4], const q_t* row) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"((unsigned)__cvta_generic_to_shared(row)) : "memory");
-}
-#define MULTIPLY(TYPE) \
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." TYPE "." TYPE ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1))
-DEVICE void multiply(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1, f16) { MULTIPLY("f16"); }
-DEVICE void multiply(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1, bf16) { MULTIPLY("bf16"); }
-DEVICE unsigned two(float a, float b, f16) { unsigned y; asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(b), "f"(a)); return y; }
-DEVICE unsigned two(float a, float b, bf16) { unsigned y; asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(b), "f"(a)); return y; }
-
 DEVICE long long past_of(const lengths_t* lengths, int b, int S) {
     const long long past = (long long)lengths[b] + LESS - S;
     return past > 0 ? past : 0;

@@ -6,21 +6,6 @@
 #if HALVES && __CUDA_ARCH__ >= 800
 #define SLICE 32
 
-// PTX ISA, "Matrix multiply-accumulate operation using mma instruction": the fragments' layouts are those that ldmatrix gives.
-DEVICE void load_matrices(unsigned (&r)[4], const H* row) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"((unsigned)__cvta_generic_to_shared(row)) : "memory");
-}
-DEVICE void load_turned(unsigned (&r)[4], const H* row) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"((unsigned)__cvta_generic_to_shared(row)) : "memory");
-}
-#define MULTIPLY(TYPE) \
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." TYPE "." TYPE ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1))
-DEVICE void multiply(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1, f16) { MULTIPLY("f16"); }
-DEVICE void multiply(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1, bf16) { MULTIPLY("bf16"); }
-
 extern "C" __global__ void __launch_bounds__(256) ENTRY(PARAMETERS) {
     __shared__ alignas(16) H lefts[TILE][SLICE + 8], rights[SLICE][TILE + 8];  // eight more, so that no two rows share banks
     const index columns = (N + TILE - 1) / TILE, rows = (M + TILE - 1) / TILE;

@@ -206,6 +206,7 @@ def _see_many(call: Call, said: _Cached, turned: Array, keys: Array, values: Arr
     launch_file(
         call,
         "attention_prompt.cu",
+        includes=("fragments.cuh",),
         constants={"HEAD": head, "CAPPED": int(said.cap > 0), "LESS": said.less},
         arrays={"q": turned, "keys": keys, "values": values, "lengths": said.lengths, "y": y},
         writes=["y"],
