@@ -167,8 +167,8 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 def test_a_large_vocabulary_opens_quickly() -> None:
     file = gguf({"tokens": [f"token{number}" for number in range(200_000)]})
-    start = time.perf_counter()
+    start = time.process_time()
     found = read(file).metadata["tokens"]
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     assert len(found) == 200_000
     assert seconds < 1  # 0.03 s on an idle machine

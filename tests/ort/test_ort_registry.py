@@ -149,9 +149,9 @@ def test_ten_thousand_nodes_are_asked_in_a_moment(read, provider, device):
     lines = "\n".join(f"x{i + 1} = {('Relu', 'Neg', 'Abs', 'Exp')[i % 4]}(x{i})" for i in range(10_000))
     text = f'<ir_version: 10, opset_import: ["" : 21]> g (float[2] x0) => (float[2] x10000) {{ {lines} }}'
     graph = read(text)
-    start = time.perf_counter()
+    start = time.process_time()
     assert all(provider.supports(node, graph, device) for node in graph)
-    assert time.perf_counter() - start < 1.0  # 0.15 s on an idle machine
+    assert time.process_time() - start < 1.0  # 0.15 s on an idle machine
 
 
 class _Compiling(OrtProvider):

@@ -28,6 +28,8 @@ from turnout_recipes.recipe import Recipe, automatic, recipe_for
 from turnout_recipes.sources import help_texts, opened
 from turnout_recipes.walk import Walk
 
+# a piece of a decoder may hold a TensorScatter by itself, which older ONNX Runtimes leave to the reference
+pytestmark = pytest.mark.filterwarnings("ignore::turnout.errors.SlowPathWarning")
 SEEN = {"calibration_tokens": 256, "evaluation_tokens": 128}
 QUICK = {**SEEN, "evaluation_tokens": 0}
 TOKENS = list(range(40, 72))
@@ -223,7 +225,7 @@ def test_a_walk_gives_what_the_model_gives(phi3: Path) -> None:
     tokens = source.texts(help_texts(0), 40)
     frontiers = [dict(source.feeds(one)) for one in tokens]
     nodes = [node for node in source.model.graph if node.op_type == "MatMul"]
-    cuts = [node.name for _, node in Walk(source.model, nodes, ["logits"], "cpu").run(frontiers) if node is not None]
+    cuts = [node.name for _, node in Walk(source.model, nodes, ["logits"], ["cpu", "reference"]).run(frontiers) if node is not None]
     assert len(cuts) == len(nodes)
     with turnout.load(phi3, device="cpu") as model:
         np.testing.assert_allclose(frontiers[0]["logits"][0], model.logits(tokens[0].tolist()), atol=1e-3)
@@ -271,7 +273,7 @@ def test_the_command_chooses_prints_and_writes(phi3: Path, tmp_path: Path) -> No
     assert report["quality"]["before"] > 0
     assert report["seconds"] > 0
     auto = run.invoke(command, [str(phi3), "x", "--auto", "--print"], catch_exceptions=False)
-    assert "best device here" in auto.stderr
+    assert "best device here" in auto.output
 
 
 # what is refused --------------------------------------------------------------------------------------------------------
