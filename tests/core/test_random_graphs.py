@@ -3,6 +3,7 @@
 import numpy as np
 import onnx
 import onnx.helper as oh
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
@@ -134,9 +135,24 @@ def crowds(draw: st.DrawFn) -> list[FakeProvider]:
     return [*crowd, FakeProvider("last", link=draw(st.sampled_from([None, Link(1e-6, 1e9)])), seconds=2e-6)]
 
 
-@settings(max_examples=2000, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
-@given(model=models(), crowd=crowds(), flag=st.booleans(), trips=st.integers(0, 3))
+RANDOM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+SPLIT = given(model=models(), crowd=crowds(), flag=st.booleans(), trips=st.integers(0, 3))
+
+
+@settings(RANDOM, max_examples=400)
+@SPLIT
 def test_a_split_graph_gives_what_the_whole_gives(model, crowd, flag, trips):
+    check(model, crowd, flag, trips)
+
+
+@pytest.mark.slow
+@settings(RANDOM, max_examples=2000)
+@SPLIT
+def test_many_split_graphs_give_what_the_whole_gives(model, crowd, flag, trips):
+    check(model, crowd, flag, trips)
+
+
+def check(model, crowd, flag, trips):
     feed = {
         "x": np.array([1, -2, 0.5, 4], np.float32),
         "y": np.array([-1, 3, 2, -0.25], np.float32),

@@ -117,6 +117,7 @@ def test_bfloat16_is_read(tmp_path: Path) -> None:
     assert 0 < distance(logits(narrow), logits(wide)) < 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["phi3", "llama"])
 def test_awq_is_better_than_rounding_where_channels_differ(request: pytest.FixtureRequest, tmp_path: Path, family: str) -> None:
     """At equal blocks and zero points: each layer's error in what comes out, and the distance of the logits."""
@@ -176,6 +177,7 @@ class Killed(Exception):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["int4-rtn", "int4-awq"])
 def test_a_killed_run_goes_on_at_its_layer(phi3: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: Any) -> None:
     from turnout_recipes import awq
