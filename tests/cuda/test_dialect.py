@@ -15,9 +15,9 @@ sys.path.append(str(Path(__file__).parents[1] / "gguf"))
 
 import gguf_decoders
 
-from turnout.attention import Readers
 from turnout.graph import constant_array, ir
 from turnout.provider import Rewrite
+from turnout.rules import Readers
 from turnout_cuda.dialect import attention_with_cache, gated_unit, halves, norm_of_sum, offsets, rewrites
 from turnout_cuda.kernel import find
 from turnout_gguf.format import GgufFormat, Options

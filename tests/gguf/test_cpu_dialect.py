@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from running import Text, load
 
-from turnout.attention import Readers
 from turnout.graph import ir
 from turnout.provider import Rewrite
+from turnout.rules import Readers
 from turnout_cpu.dialect import attention_with_cache, norm, norm_of_sum, rewrites
 from turnout_cpu.provider import CpuProvider
 from turnout_gguf.format import GgufFormat, Options

@@ -10,7 +10,7 @@ Transpose and Reshape back
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,25 +18,7 @@ import numpy as np
 
 from turnout.graph import attribute, constant_array, ir, is_constant
 
-__all__ = ["CachedAttention", "Readers", "dims_of", "made_by", "numbers_of", "same_value"]
-
-
-class Readers:
-    """Which nodes of a graph read a value."""
-
-    def __init__(self, graph: ir.Graph) -> None:
-        self.of: dict[ir.Value, list[ir.Node]] = {}
-        for node in graph:
-            for value in node.inputs:
-                if value is not None:
-                    self.of.setdefault(value, []).append(node)
-        self.outputs = set(graph.outputs)
-
-    def only(self, nodes: Iterable[ir.Node], made: Iterable[ir.Value]) -> bool:
-        """Whether nobody but the nodes reads what they make, except for the values `made`."""
-        inside, given = set(nodes), set(made)
-        inner = (value for node in inside for value in node.outputs if value not in given)
-        return all(value not in self.outputs and inside.issuperset(self.of.get(value, ())) for value in inner)
+__all__ = ["CachedAttention", "dims_of", "made_by", "numbers_of", "same_value"]
 
 
 @dataclass

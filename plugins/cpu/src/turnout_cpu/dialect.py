@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from turnout.attention import CachedAttention, Readers, dims_of, made_by, same_value
+from turnout.attention import CachedAttention, dims_of, made_by, same_value
 from turnout.graph import attribute, ir
 from turnout.provider import Rewrite
+from turnout.rules import Readers, by_rules
 
 __all__ = ["attention_with_cache", "norm", "norm_of_sum", "rewrites"]
 
@@ -22,14 +23,7 @@ _MICROSOFT = "com.microsoft"
 
 def rewrites(graph: ir.Graph) -> Iterator[Rewrite]:
     """All rewrites of a graph, none over another."""
-    readers = Readers(graph)
-    taken: set[ir.Node] = set()
-    for rule in (attention_with_cache, norm_of_sum, norm):
-        for node in graph:
-            found = None if node in taken else rule(node, readers)
-            if found is not None and taken.isdisjoint(found.nodes):
-                taken.update(found.nodes)
-                yield found
+    return by_rules(graph, (attention_with_cache, norm_of_sum, norm))
 
 
 # the rules --------------------------------------------------------------------------------------------------------------

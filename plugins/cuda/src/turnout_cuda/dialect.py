@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from turnout.attention import CachedAttention, Readers, dims_of, made_by, same_value
+from turnout.attention import CachedAttention, dims_of, made_by, same_value
 from turnout.graph import attribute, constant_array, input_at, ir, is_constant
 from turnout.provider import Rewrite
+from turnout.rules import Readers, by_rules
 
 __all__ = ["attention_with_cache", "gated_unit", "halves", "norm_of_sum", "offsets", "rewrites"]
 
@@ -23,14 +24,7 @@ _FLOATS = (ir.DataType.FLOAT, *_HALVES)
 
 def rewrites(graph: ir.Graph) -> Iterator[Rewrite]:
     """All rewrites of a graph, none over another."""
-    readers = Readers(graph)
-    taken: set[ir.Node] = set()
-    for rule in (attention_with_cache, offsets, gated_unit, norm_of_sum, halves):
-        for node in graph:
-            found = None if node in taken else rule(node, readers)
-            if found is not None and taken.isdisjoint(found.nodes):
-                taken.update(found.nodes)
-                yield found
+    return by_rules(graph, (attention_with_cache, offsets, gated_unit, norm_of_sum, halves))
 
 
 def attention_with_cache(node: ir.Node, readers: Readers) -> Rewrite | None:
