@@ -1,7 +1,8 @@
 """Graphs kept on disk, so that a later load needs no more than the session.
 
 graph.onnx    the graph in the provider's dialect, without its larger weights
-weights.json  where each of those lies (file, offset, type, shape), the state of those files, and what is known of inputs and outputs
+weights.json  where each of those lies that ONNX Runtime does not map by itself (file, offset, type, shape), the folder of the others, the
+              state of all files, and what is known of inputs and outputs
 weights.bin   the weights that lie in no file as they are
 """
 
@@ -39,10 +40,10 @@ _OWN = "weights.bin"
 def keep(graph: ir.GraphView, folder: Path, *, guard: bool) -> bool:
     """Leaves a graph in the folder; False for one that cannot be kept. guard: empty tensors would end the process (empty.py)."""
     model = to_model(graph, schemas().newest)
-    if model.folder is not None or any(_is_packed(graph.initializers[name]) for name in model.weights):
+    if any(_is_packed(graph.initializers[name]) for name in model.weights):
         return False
     places: dict[str, Any] = {}
-    files: dict[str, Any] = {}
+    files = {} if model.folder is None else {str(model.folder / name): _state(model.folder / name) for name in model.files}
     with (folder / _OWN).open("wb") as own:
         for name in model.weights:
             tensor = graph.initializers[name].const_value
@@ -59,6 +60,7 @@ def keep(graph: ir.GraphView, folder: Path, *, guard: bool) -> bool:
     (folder / "graph.onnx").write_bytes(model.proto)
     said = {
         "weights": places,
+        "folder": None if model.folder is None else str(model.folder),
         "files": files,
         "inputs": [_described(value) for value in graph.inputs],
         "outputs": [_described(value) for value in graph.outputs],
@@ -81,7 +83,8 @@ def reopen(folder: Path, options: Callable[[], Any]) -> Executable:
         foreign = FOREIGN.get(kind)
         dtype = NATIVE[kind] if foreign is None else foreign.dtype
         weights[name] = from_array(np.frombuffer(maps[file], dtype, math.prod(shape), offset).reshape(shape), foreign)
-    session = open_model(Model((folder / "graph.onnx").read_bytes(), {}, weights), options)
+    mapped = None if said["folder"] is None else Path(said["folder"])
+    session = open_model(Model((folder / "graph.onnx").read_bytes(), {}, weights, mapped), options)
     types = {meta.name: meta.type for meta in (*session.get_inputs(), *session.get_outputs())}
     inputs, outputs = (
         [Port(name, types[name], None if shape is None else tuple(shape)) for name, shape in said[which]] for which in ("inputs", "outputs")

@@ -1,18 +1,19 @@
 """A graph as an ONNX model without its weights, and the weights beside it.
 
 Weights never pass through protobuf, whose limit is 2 GB: those in a file stay there and ONNX Runtime maps them, those
-in memory are handed over as values.
+in memory are handed over as values, which it copies.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from turnout.errors import CompileError
-from turnout.graph import ir, subgraphs, type_name
+from turnout.graph import ir, place_of, subgraphs, type_name
 from turnout_ort.values import Tied, from_weight
 
 if TYPE_CHECKING:
@@ -30,13 +31,14 @@ class Model:
     """What a session is built from.
 
     proto: the model's bytes. names: unique node name to position in the graph. weights: those in memory, by name.
-    folder: where the files of the other weights lie, None where there are none.
+    folder: where the files of the other weights lie, None where there are none. files: their names there.
     """
 
     proto: bytes
     names: dict[str, int]
     weights: dict[str, Tied] = field(default_factory=dict)
     folder: Path | None = None
+    files: Collection[str] = ()
 
 
 def to_model(graph: ir.GraphView, newest: Mapping[str, int]) -> Model:
@@ -51,9 +53,9 @@ def to_model(graph: ir.GraphView, newest: Mapping[str, int]) -> Model:
     bare = ir.GraphView(graph.inputs, graph.outputs, nodes=list(graph), name=graph.name or "partition")
     proto = ir.serde.serialize_graph(bare)  # type: ignore[arg-type] # its own protocol misses read-only attributes
     names = _name_nodes(proto.node)
-    weights, folder = _add_weights(proto, graph.initializers)
+    weights, folder, files = _add_weights(proto, graph.initializers)
     model = _wrap(proto, _opsets(graph, newest))
-    return Model(model.SerializeToString(), names, weights, folder)
+    return Model(model.SerializeToString(), names, weights, folder, files)
 
 
 def _wrap(graph: onnx.GraphProto, opsets: Mapping[str, int]) -> onnx.ModelProto:
@@ -89,24 +91,59 @@ def _domains(nodes: Iterable[ir.Node]) -> Iterator[str]:
             yield from _domains(body)
 
 
-def _add_weights(proto: onnx.GraphProto, initializers: Mapping[str, ir.Value]) -> tuple[dict[str, Tied], Path | None]:
+def _add_weights(proto: onnx.GraphProto, initializers: Mapping[str, ir.Value]) -> tuple[dict[str, Tied], Path | None, set[str]]:
+    """Adds the weights; those that have to be handed over, and the folder and the names of the files that ONNX Runtime maps."""
     weights: dict[str, Tied] = {}
-    folder: Path | None = None
+    places: dict[str, _Place] = {}
+    files: set[str] = set()
     for name, value in initializers.items():
-        tensor = value.const_value
-        if tensor is None:
+        if value.const_value is None:
             raise CompileError(f"initializer {name!r} has no value")
+        if (place := _place(value.const_value)) is not None:
+            places[name] = place
+    folder = _folder(places.values())
+    for name, value in initializers.items():
+        tensor, there = value.const_value, places.get(name)
+        assert tensor is not None
         entry = proto.initializer.add()
         if tensor.dtype == ir.DataType.STRING or tensor.nbytes < _INLINE:
             ir.serde.serialize_tensor_into(entry, from_=tensor)
-        elif isinstance(tensor, ir.ExternalTensor) and folder in (None, Path(tensor.base_dir).resolve()):
-            folder = Path(tensor.base_dir).resolve()
-            _refer(entry, tensor, location=str(tensor.location), offset=tensor.offset or 0, length=tensor.length)
+        elif there is not None and there.folder == folder:
+            files.add(there.name)
+            _refer(entry, tensor, location=there.name, offset=there.offset, length=there.length)
         else:
             weights[name] = from_weight(tensor)
             _refer(entry, tensor, location=_NO_FILE)
         entry.name = name
-    return weights, folder
+    return weights, folder if files else None, files
+
+
+class _Place(NamedTuple):
+    """Where a weight's bytes lie: file `name` of a folder, at `offset`."""
+
+    folder: Path
+    name: str
+    offset: int
+    length: int
+
+
+def _place(tensor: ir.TensorProtocol) -> _Place | None:
+    """None for a weight that lies in memory alone."""
+    if isinstance(tensor, ir.ExternalTensor):
+        return _Place(Path(tensor.base_dir).resolve(), str(tensor.location), tensor.offset or 0, tensor.length or tensor.nbytes)
+    found = place_of(tensor)
+    if found is None:
+        return None
+    file = found[0].resolve()  # ONNX Runtime follows no link out of the folder
+    return _Place(file.parent, file.name, found[1], tensor.nbytes)
+
+
+def _folder(places: Iterable[_Place]) -> Path | None:
+    """The folder in which most bytes lie: a session knows one."""
+    sizes: Counter[Path] = Counter()
+    for place in places:
+        sizes[place.folder] += place.length
+    return max(sizes, key=lambda folder: sizes[folder], default=None)
 
 
 def _refer(entry: onnx.TensorProto, tensor: ir.TensorProtocol, **where: Any) -> None:
