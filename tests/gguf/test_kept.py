@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 import os
 import shutil
 import subprocess
@@ -13,6 +15,7 @@ from typing import Any
 
 import gguf_decoders
 import numpy as np
+import onnx
 import pytest
 from running import logits_of
 
@@ -69,6 +72,27 @@ def test_weights_of_every_element_type_come_back(tmp_path: Path, load: Callable[
     assert (logits_of(second, [1, 2, 3]) == logits_of(first, [1, 2, 3])).all()
 
 
+def test_what_is_kept_is_rewritten_and_its_weights_lie_where_they_lay(file: Path, cache: Path, load: Callable[..., Any]) -> None:
+    load(file)
+    (graph,) = cache.glob("*/graph")
+    before, after = (onnx.load(graph / name, load_external_data=False).graph for name in ("graph.onnx", "rewritten.onnx"))
+    assert {"Sigmoid"} < {node.op_type for node in before.node}
+    assert {"QuickGelu"} < {node.op_type for node in after.node} >= {"GroupQueryAttention", "MatMulNBits"}
+    assert {"Sigmoid"}.isdisjoint(node.op_type for node in after.node)
+    said = json.loads((graph / "weights.json").read_text())
+    assert said["folder"] == str((cache.parent / "gguf").resolve())
+    mapped = [one for one in after.initializer if {"location": "given-by-turnout"} != {e.key: e.value for e in one.external_data} != {}]
+    assert sum(math.prod(one.dims) for one in mapped) > sum(math.prod(place[3]) for place in said["weights"].values())
+
+
+def test_no_rewriting_is_used_where_another_level_was_asked_for(file: Path, load: Callable[..., Any]) -> None:
+    options = {"cpu": {"graph_optimization": "none"}}
+    first, _ = load(file, options=options)
+    second, is_kept = load(file, options=options)
+    assert is_kept
+    assert (logits_of(second, [1, 2, 3]) == logits_of(first, [1, 2, 3])).all()
+
+
 def test_caches_stay_in_place(file: Path, load: Callable[..., Any]) -> None:
     for expected in (False, True):
         model, is_kept = load(file)
@@ -94,7 +118,7 @@ def test_caches_stay_in_place(file: Path, load: Callable[..., Any]) -> None:
         lambda file, cache: [os.utime(one, ns=(1, 1)) for one in (cache.parent / "gguf").iterdir()],
         lambda file, cache: shutil.rmtree(cache.parent / "gguf"),
         lambda file, cache: [one.write_bytes(b"{") for one in cache.glob("*/load.json")],
-        lambda file, cache: [one.write_bytes(one.read_bytes()[:-9]) for one in cache.glob("*/graph/graph.onnx")],
+        lambda file, cache: [one.write_bytes(one.read_bytes()[:-9]) for one in cache.glob("*/graph/*.onnx")],
         lambda file, cache: [one.unlink() for one in cache.glob("*/graph/weights.json")],
     ],
     ids=["touched", "rewritten", "store touched", "store gone", "record broken", "graph cut short", "half gone"],

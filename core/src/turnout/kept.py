@@ -44,7 +44,7 @@ __all__ = ["Kept", "kept_for"]
 
 log = logging.getLogger("turnout")
 
-_MOST = 32  # loads that are kept; most take some 300 kB, since weights stay where they lie
+_MOST = 32  # loads that are kept; most take some 600 kB, since weights stay where they lie
 
 
 @dataclass(frozen=True)

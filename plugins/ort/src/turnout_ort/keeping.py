@@ -1,17 +1,20 @@
 """Graphs kept on disk, so that a later load needs no more than the session.
 
-graph.onnx    the graph in the provider's dialect, without its larger weights
-weights.json  where each of those lies that ONNX Runtime does not map by itself (file, offset, type, shape), the folder of the others, the
-              state of all files, and what is known of inputs and outputs
-weights.bin   the weights that lie in no file as they are
+graph.onnx      the graph in the provider's dialect, without its larger weights
+rewritten.onnx  that as ONNX Runtime rewrites it before it runs it, which takes a third of a load's time; only for its CPU provider
+weights.json    where each of those lies that ONNX Runtime does not map by itself (file, offset, type, shape), the folder of the others, the
+                state of all files, and what is known of inputs and outputs
+weights.bin     the weights that lie in no file as they are
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import math
 import mmap
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +26,8 @@ from turnout.provider import Executable
 from turnout_ort.build import in_place, open_model
 from turnout_ort.empty import behind_rail, needed
 from turnout_ort.registry import schemas
-from turnout_ort.serialize import Model, to_model
+from turnout_ort.runtime import onnxruntime
+from turnout_ort.serialize import INLINE, Model, to_model
 from turnout_ort.session import make_executable
 from turnout_ort.values import FOREIGN, NATIVE, Port, from_array
 
@@ -32,13 +36,19 @@ if TYPE_CHECKING:
 
 __all__ = ["keep", "reopen"]
 
+log = logging.getLogger("turnout")
+
 _MOST = 64 << 20  # bytes of weights that are copied; a graph with more that lie nowhere is not kept
 _ALIGNMENT = 64
-_OWN = "weights.bin"
+_OWN, _GRAPH, _REWRITTEN = "weights.bin", "graph.onnx", "rewritten.onnx"
 
 
-def keep(graph: ir.GraphView, folder: Path, *, guard: bool) -> bool:
-    """Leaves a graph in the folder; False for one that cannot be kept. guard: empty tensors would end the process (empty.py)."""
+def keep(graph: ir.GraphView, folder: Path, *, guard: bool, rewrite: Callable[[], Any] | None = None) -> bool:
+    """Leaves a graph in the folder; False for one that cannot be kept.
+
+    guard: empty tensors would end the process (empty.py). rewrite: settings under which ONNX Runtime may rewrite the graph,
+    None where it may not.
+    """
     model = to_model(graph, schemas().newest)
     if any(_is_packed(graph.initializers[name]) for name in model.weights):
         return False
@@ -57,7 +67,10 @@ def keep(graph: ir.GraphView, folder: Path, *, guard: bool) -> bool:
             else:
                 files[str(file)] = _state(file)
             places[name] = [_OWN if file is None else str(file), offset, type_name(graph.initializers[name]), tensor.shape.numpy()]
-    (folder / "graph.onnx").write_bytes(model.proto)
+    (folder / _GRAPH).write_bytes(model.proto)
+    rewritten = None if rewrite is None else _rewritten(model, rewrite())
+    if rewritten is not None:
+        (folder / _REWRITTEN).write_bytes(rewritten)
     said = {
         "weights": places,
         "folder": None if model.folder is None else str(model.folder),
@@ -83,14 +96,50 @@ def reopen(folder: Path, options: Callable[[], Any]) -> Executable:
         foreign = FOREIGN.get(kind)
         dtype = NATIVE[kind] if foreign is None else foreign.dtype
         weights[name] = from_array(np.frombuffer(maps[file], dtype, math.prod(shape), offset).reshape(shape), foreign)
+    settings, levels = options(), onnxruntime().GraphOptimizationLevel
+    ready = settings.graph_optimization_level == levels.ORT_ENABLE_ALL and (folder / _REWRITTEN).exists()
+    if ready:
+        settings.graph_optimization_level = levels.ORT_DISABLE_ALL
     mapped = None if said["folder"] is None else Path(said["folder"])
-    session = open_model(Model((folder / "graph.onnx").read_bytes(), {}, weights, mapped), options)
+    model = Model((folder / (_REWRITTEN if ready else _GRAPH)).read_bytes(), {}, weights, mapped)
+    session = open_model(model, lambda: settings)
     types = {meta.name: meta.type for meta in (*session.get_inputs(), *session.get_outputs())}
     inputs, outputs = (
         [Port(name, types[name], None if shape is None else tuple(shape)) for name, shape in said[which]] for which in ("inputs", "outputs")
     )
     executable = make_executable(session, inputs, outputs, weights, frozenset(said["in_place"]))
     return behind_rail(executable, [(position, node) for position, node in said["not_empty"]])
+
+
+def _rewritten(model: Model, settings: Any) -> bytes | None:
+    """The model as ONNX Runtime rewrites it, its weights where they were; None where it fails, or makes new weights of some size."""
+    import onnx
+
+    # what is beyond depends on the processor, and is for convolutions
+    settings.graph_optimization_level = onnxruntime().GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    settings.add_session_config_entry("session.disable_prepacking", "1")
+    settings.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", str(INLINE))
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as away:
+        settings.optimized_model_filepath = str(Path(away, _GRAPH))
+        # it would write the weights again: they go nowhere, and are referred to as before
+        nowhere = os.path.relpath(os.devnull, os.path.realpath(away)) if os.name == "posix" else os.devnull
+        settings.add_session_config_entry("session.optimized_model_external_initializers_file_name", nowhere)
+        try:
+            open_model(model, lambda: settings)
+            made = onnx.load(Path(away, _GRAPH), load_external_data=False)
+        except Exception as error:  # it runs as it is
+            log.info("ONNX Runtime's rewriting is not kept: %s", error)
+            return None
+    before = {entry.name: entry for entry in onnx.load_from_string(model.proto).graph.initializer}
+    for entry in made.graph.initializer:
+        if entry.data_location == onnx.TensorProto.EXTERNAL:
+            old = before.get(entry.name)
+            if old is None or (old.data_type, old.dims) != (entry.data_type, entry.dims):
+                return None
+            entry.CopyFrom(old)
+    del made.graph.value_info[:]
+    proto: bytes = made.SerializeToString()
+    return proto
 
 
 def _is_packed(value: ir.Value) -> bool:

@@ -88,7 +88,9 @@ class OrtProvider(Provider):
     def keep(self, graph: ir.GraphView, device: Device, folder: Path) -> bool:
         from turnout_ort.keeping import keep
 
-        return keep(graph, folder, guard=self.ep == _CPU)
+        if self.ep != _CPU:
+            return keep(graph, folder, guard=False)
+        return keep(graph, folder, guard=True, rewrite=lambda: self.session_options(device, None))
 
     def reopen(self, folder: Path, device: Device, options: BaseModel | None) -> Executable:
         from turnout_ort.keeping import reopen

@@ -19,9 +19,9 @@ from turnout_ort.values import Tied, from_weight
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["Model", "to_model"]
+__all__ = ["INLINE", "Model", "to_model"]
 
-_INLINE = 1024  # bytes; smaller constants stay in the model, where shape inference and folding see them
+INLINE = 1024  # bytes; smaller constants stay in the model, where shape inference and folding see them
 _IR_VERSION = 10  # every ONNX Runtime since 1.18 reads it; later ones only add types, which are not checked against it
 _NO_FILE = "given-by-turnout"  # location of weights in memory; it has to be there, and is never opened
 
@@ -106,7 +106,7 @@ def _add_weights(proto: onnx.GraphProto, initializers: Mapping[str, ir.Value]) -
         tensor, there = value.const_value, places.get(name)
         assert tensor is not None
         entry = proto.initializer.add()
-        if tensor.dtype == ir.DataType.STRING or tensor.nbytes < _INLINE:
+        if tensor.dtype == ir.DataType.STRING or tensor.nbytes < INLINE:
             ir.serde.serialize_tensor_into(entry, from_=tensor)
         elif there is not None and there.folder == folder:
             files.add(there.name)
