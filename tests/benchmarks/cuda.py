@@ -3,7 +3,7 @@
     python tests/benchmarks/cuda.py [--tiny]
 
 With a GPU: each kernel as a share of a ceiling that is measured in the same run: a copy of device memory (bytes read and written a second)
-for what moves bytes, torch's product of matrices (cuBLAS's) for products, where torch for CUDA is installed; and ONNX Runtime's CUDA
+for what moves bytes; for products cuBLASLt (turnout-cuda[cublas]) and torch's own, where they are installed; and ONNX Runtime's CUDA
 provider beside it, where that is. Sizes are those that no cache of a GPU holds, or buffers take turns. What cannot be measured is a line
 with the reason, and the rest goes on. Without a GPU: what a launch and a planned run cost the host, on a driver that does nothing
 (turnout-cudasim's "noop"), by the median of interleaved rounds.
@@ -242,11 +242,21 @@ def _gemv(k: int, n: int, count: int, copied: float | None) -> tuple[str, float]
 def _product(size: int, dtype: str) -> tuple[str, float]:
     array = RANDOM.standard_normal((size, size), np.float32).astype(TYPES[dtype])
     model = _model("y = MatMul(x, x)", f"{size},{size}", dtype)
-    run, context, _ = _prepared(model, [array])
+    cuda = next(one for one in providers() if one.name == "cuda")
+    context = cuda.context(cuda.probe()[0])  # type: ignore[attr-defined]
+    library, context.cublaslt = context.cublaslt, "this row is of our own kernel"
+    try:
+        run, _, _ = _prepared(model, [array])
+    finally:
+        context.cublaslt = library
     seconds = _seconds(context, [run])
     rate = 2 * size**3 / seconds
+    beside = f"  ({library})" if isinstance(library, str) else ""
+    if not beside:
+        through, _, _ = _prepared(model, [array])
+        beside = f"  {_seconds(context, [through]) / seconds:5.0%} of cuBLASLt's speed"
     best = _torch(lambda torch: torch.from_numpy(array).cuda(), lambda there: there @ there)
-    return f"{rate / 1e12:6.1f} TFLOP/s{_against(seconds, best)}{_peer(model, [array], seconds)}", rate
+    return f"{rate / 1e12:6.1f} TFLOP/s{beside}{_against(seconds, best)}{_peer(model, [array], seconds)}", rate
 
 
 def _int4_product(tokens: int) -> tuple[str, float]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from turnout_cuda.element import ELEMENTS, Element
 
-__all__ = ["Array", "Buffer", "Formula", "Launch", "Move"]
+__all__ = ["Array", "Buffer", "Formula", "Launch", "Move", "Outside", "Step"]
 
 
 class Buffer:
@@ -122,3 +122,19 @@ class Move:
     @property
     def writes(self) -> list[Buffer]:
         return [self.target]
+
+
+@dataclass
+class Outside:
+    """Work that a library puts onto a stream by itself. issue: gets where a buffer lies, as a function, and the stream; raises RunError.
+
+    In writes: what it needs beside its operands, too.
+    """
+
+    issue: Callable[[Callable[[Buffer], int], Any], None]
+    reads: list[Buffer]
+    writes: list[Buffer]
+
+
+Step = Launch | Move | Outside
+"""What plans are made of."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from turnout.errors import InvalidInput, RunError
 from turnout.graph import attribute
-from turnout_cuda.array import Array, Buffer, Formula, Launch, Move
+from turnout_cuda.array import Array, Buffer, Formula, Launch, Move, Outside
 from turnout_cuda.element import ELEMENTS, Element, element_of
 from turnout_cuda.fuse import Inlined, inlined
 from turnout_cuda.source import mangled
@@ -18,6 +18,7 @@ from turnout_cuda.source import mangled
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from turnout_cuda.cublaslt import CublasLt
     from turnout_cuda.trace import Trace
 
 __all__ = ["BLOCK", "Call", "Given"]
@@ -79,6 +80,11 @@ class Call:
         """Whether the caller wants that output in the memory of that input, and nobody else reads the input: write there, and return it."""
         made, given = self.node.outputs[output].name if output < len(self.node.outputs) else "", self.node.inputs[position]
         return given is not None and self._trace.may_overwrite(made or "", given.name or "")
+
+    @property
+    def cublaslt(self) -> CublasLt | str:
+        """The library for plain products, or why there is none."""
+        return self._trace.cublaslt
 
     @property
     def x(self) -> Array:
@@ -258,6 +264,10 @@ class Call:
             writes=[arrays[key] for key in written],
         )
         return out
+
+    def outside(self, step: Outside) -> None:
+        """Adds a library's own work."""
+        self._trace.emit(step)
 
     def launch(
         self,

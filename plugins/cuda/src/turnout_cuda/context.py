@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +15,9 @@ from turnout_cuda import build
 from turnout_cuda.driver import Gpu
 from turnout_cuda.staging import Staging
 from turnout_cuda.tensor import MIRRORED, DeviceTensor
+
+if TYPE_CHECKING:
+    from turnout_cuda.cublaslt import CublasLt
 
 __all__ = ["ALLOWED", "Context", "Memory"]
 
@@ -71,6 +75,14 @@ class Context:
         if self.lost:
             raise DeviceLost(f"{self.gpu.name} is gone", hint="start the program again; nvidia-smi says whether the GPU is still there")
         self.check(self.driver.cuCtxSetCurrent(self.handle))
+
+    @functools.cached_property
+    def cublaslt(self) -> CublasLt | str:
+        """The library for plain products, or why they go without it."""
+        from turnout_cuda.cublaslt import opened
+
+        self.enter()
+        return opened(takes_ptx=self.target.ptx)
 
     # memory
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from turnout.graph import constant_array, partition
-from turnout_cuda.array import Array, Buffer, Launch, Move
+from turnout_cuda.array import Array, Buffer, Launch, Step
 from turnout_cuda.build import Target
 from turnout_cuda.element import element_of
 from turnout_cuda.partition import Partition
@@ -31,9 +31,10 @@ class _Nowhere:
         return self
 
     address = 0
+    cublaslt = "these are plans of our own kernels"
 
 
-def steps(model: ir.Model, inputs: Sequence[Any], *, fuses: bool = True, arch: str = "sm_80") -> list[Launch | Move]:
+def steps(model: ir.Model, inputs: Sequence[Any], *, fuses: bool = True, arch: str = "sm_80") -> list[Step]:
     """The launches and copies of a model at these inputs, up to the first value that a shape depends on and only a device has.
 
     Raises CompileError where a node has no kernel, and RunError where the shapes do not fit.

@@ -11,7 +11,7 @@ import numpy as np
 from turnout.errors import Closed, CompileError, InvalidInput, RunError
 from turnout.graph import constant_array
 from turnout.provider import Executable
-from turnout_cuda.array import Array, Buffer, Launch, Move
+from turnout_cuda.array import Array, Buffer, Launch, Outside
 from turnout_cuda.context import ALLOWED, Context, Memory
 from turnout_cuda.element import element_of
 from turnout_cuda.graph import Recorded
@@ -272,8 +272,8 @@ class Prepared:
         self._key: tuple[int, ...] = ()
         self._now: tuple[Sequence[DeviceTensor], dict[Buffer, Any], int] = ((), {}, 0)
         self._graphs: dict[tuple[int, ...], Recorded] = {}
-        self._runs = 0
-        moved = [one for step in segment.steps if isinstance(step, Move) for one in (*step.reads, *step.writes)]
+        self._seen: set[tuple[int, ...]] = set()
+        moved = [one for step in segment.steps if not isinstance(step, Launch) for one in (*step.reads, *step.writes)]
         self._moved = [one for one in dict.fromkeys(moved) if one.home in ("input", "kept", "output")]
         self._moves = {step for step in range(len(segment.steps)) if not isinstance(segment.steps[step], Launch)}
         self._calls = self._launches()
@@ -298,7 +298,7 @@ class Prepared:
         return (np.concatenate(words) if words else np.zeros(8, np.uint8)).view(np.uint64), places
 
     def _launches(self) -> list[tuple[Any, ...]]:
-        """The arguments of cuLaunchKernel, launch by launch; None stands for a copy."""
+        """The arguments of cuLaunchKernel, launch by launch; the step itself where it is none."""
         calls: list[Any] = []
         first = 0
         stream = self._context.stream
@@ -333,9 +333,12 @@ class Prepared:
         self._key = (arena, *(self._at(buffer) for buffer in self._moved))
 
     def run(self, *, graphs: bool) -> None:
-        """Does the work of the segment: launch by launch at first, and as a CUDA graph from the second run on."""
-        self._runs += 1
-        if not graphs or len(self._calls) < GRAPH or self._runs < 2:
+        """Does the work of the segment: launch by launch at first, and as a CUDA graph from the second run on.
+
+        Copies and libraries name addresses for good: where those are new at each run, so would be the graph, and there is none.
+        """
+        if not graphs or len(self._calls) < GRAPH or self._key not in self._seen:
+            self._remember(self._key)
             self._issue()
             return
         graph = self._graphs.get(self._key) or self._record()
@@ -344,6 +347,11 @@ class Prepared:
             graph.tell(dict.fromkeys(step for steps, before, now in pairs if before != now for step in steps))
             graph.told = self._outside
         graph.launch()
+
+    def _remember(self, key: tuple[int, ...]) -> None:
+        if len(self._seen) >= PLANS:
+            self._seen.clear()
+        self._seen.add(key)
 
     def _record(self) -> Recorded:
         if len(self._graphs) >= GRAPHS:
@@ -354,7 +362,7 @@ class Prepared:
     def recorded(self) -> Recorded:
         """The segment as a graph at this run's addresses."""
         steps = self.segment.steps
-        moved = {buffer: self._at(buffer) for step in steps if isinstance(step, Move) for buffer in (*step.reads, *step.writes)}
+        moved = {buffer: self._at(buffer) for step in steps if not isinstance(step, Launch) for buffer in (*step.reads, *step.writes)}
         graph = Recorded(self._context, steps, self._offsets, self._calls, moved)
         graph.told = self._outside
         return graph
@@ -389,6 +397,9 @@ class Prepared:
                 raise self._context.raised(code)
 
     def _move(self, step: Any, stream: Any) -> Any:
+        if isinstance(step, Outside):
+            step.issue(self._at, stream)
+            return (0,)
         driver = self._context.driver
         target = self._at(step.target) + step.target_offset
         if step.source is None:

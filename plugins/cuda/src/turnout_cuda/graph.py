@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from turnout_cuda.array import Buffer, Launch, Move
+from turnout_cuda.array import Buffer, Launch, Move, Outside, Step
 
 if TYPE_CHECKING:
     from turnout_cuda.context import Context
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Recorded", "dependencies"]
 
 
-def dependencies(steps: Sequence[Launch | Move], offsets: Placement) -> list[list[int]]:
+def dependencies(steps: Sequence[Step], offsets: Placement) -> list[list[int]]:
     """For each step, the earlier ones that it has to wait for: those that wrote what it reads or writes, or read what it writes."""
     live: dict[Any, list[tuple[int, int, int, bool]]] = {}  # by place: begin, end, step, whether it writes there
     found = []
@@ -49,15 +49,15 @@ def _span(buffer: Buffer, offsets: Placement) -> tuple[Any, int, int]:
 class Recorded:
     """A graph that can be launched, and the addresses that its nodes were told last.
 
-    calls: per step the arguments of cuLaunchKernel, or the step itself where it is a copy. addresses: where buffers lie that copies name.
+    calls: per step the arguments of cuLaunchKernel, or the step itself where it is none. addresses: where buffers lie that such steps name.
     """
 
     def __init__(
         self,
         context: Context,
-        steps: Sequence[Launch | Move],
+        steps: Sequence[Step],
         offsets: Placement,
-        calls: Sequence[tuple[Any, ...] | Move],
+        calls: Sequence[tuple[Any, ...] | Step],
         addresses: Mapping[Buffer, int],
     ) -> None:
         driver = context.driver
@@ -74,7 +74,7 @@ class Recorded:
                     made.append(context.check(driver.cuGraphAddKernelNode(graph, before, len(before), told)))
                     self._nodes.append((made[-1], told))
                 else:
-                    made.append(_move(context, graph, before, step, addresses))
+                    made.append(_other(context, graph, before, step, addresses))
                     self._nodes.append(None)
             self._exec = context.check(driver.cuGraphInstantiate(graph, 0))
         finally:
@@ -106,7 +106,9 @@ def _kernel(driver: Any, call: Any) -> Any:
     return told
 
 
-def _move(context: Context, graph: Any, before: list[Any], step: Move, addresses: Mapping[Buffer, int]) -> Any:
+def _other(context: Context, graph: Any, before: list[Any], step: Move | Outside, addresses: Mapping[Buffer, int]) -> Any:
+    if isinstance(step, Outside):
+        return _captured(context, graph, before, step, addresses)
     driver = context.driver
     target = addresses[step.target] + step.target_offset
     if step.source is None:
@@ -119,3 +121,22 @@ def _move(context: Context, graph: Any, before: list[Any], step: Move, addresses
     copy.dstDevice = driver.CUdeviceptr(target)
     copy.WidthInBytes, copy.Height, copy.Depth = step.nbytes, 1, 1
     return context.check(driver.cuGraphAddMemcpyNode(graph, before, len(before), copy, context.handle))
+
+
+def _captured(context: Context, graph: Any, before: list[Any], step: Outside, addresses: Mapping[Buffer, int]) -> Any:
+    """What a library puts onto a stream, as a graph within the graph. It may load its kernels at that, so the capture is a relaxed one."""
+    driver = context.driver
+    stream = context.check(driver.cuStreamCreate(driver.CUstream_flags.CU_STREAM_NON_BLOCKING.value))
+    try:
+        context.check(driver.cuStreamBeginCapture(stream, driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED))
+        try:
+            step.issue(addresses.__getitem__, stream)
+        finally:
+            ended = driver.cuStreamEndCapture(stream)
+        within = context.check(ended)
+        try:
+            return context.check(driver.cuGraphAddChildGraphNode(graph, before, len(before), within))
+        finally:
+            driver.cuGraphDestroy(within)
+    finally:
+        driver.cuStreamDestroy(stream)

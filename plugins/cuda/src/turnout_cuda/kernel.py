@@ -56,7 +56,8 @@ class Declaration:
     operator, domain: what it computes. since, until: the operator set versions whose definition it follows; None for every later one.
     takes: element types by input position, the last of them for all further inputs. host: positions of inputs that are read on the host,
     because shapes follow from them. lazy: the rule takes inputs that are formulas yet. refuses: a sentence about what it does not take of
-    a node, "" where it takes it. tier: the least compute capability. rule: how it is launched.
+    a node, "" where it takes it. tier: the least compute capability. plain: element types of which it is a product that cuBLASLt takes,
+    where that is here. rule: how it is launched.
     """
 
     operator: str
@@ -69,6 +70,7 @@ class Declaration:
     lazy: bool = False
     refuses: Callable[[ir.Node], str] | None = None
     tier: int = 75
+    plain: Types = frozenset()
 
     def refusal(self, node: ir.Node) -> str:
         """Why it does not take the node, as a sentence; "" where it does."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from turnout_cuda.array import Buffer, Launch, Move
+from turnout_cuda.array import Buffer, Launch, Step
 
 __all__ = ["ALIGNMENT", "Placement", "place"]
 
@@ -15,7 +15,7 @@ Placement = dict[Buffer, int]
 """Buffer to its offset in the arena, in bytes."""
 
 
-def place(steps: Sequence[Launch | Move]) -> tuple[Placement, int]:
+def place(steps: Sequence[Step]) -> tuple[Placement, int]:
     """Offsets of all scratch buffers of the steps, and the arena's size. Largest first, each at the lowest offset where it fits.
 
     A result takes over the memory of an operand that is read there for the last time, where the kernel allows it.
@@ -43,7 +43,7 @@ def place(steps: Sequence[Launch | Move]) -> tuple[Placement, int]:
     return offsets, top
 
 
-def _lifetimes(steps: Sequence[Launch | Move]) -> dict[Buffer, tuple[int, int]]:
+def _lifetimes(steps: Sequence[Step]) -> dict[Buffer, tuple[int, int]]:
     """Scratch buffer to the first and last step that touches it."""
     lives: dict[Buffer, tuple[int, int]] = {}
     for number, step in enumerate(steps):
@@ -53,7 +53,7 @@ def _lifetimes(steps: Sequence[Launch | Move]) -> dict[Buffer, tuple[int, int]]:
     return lives
 
 
-def _inherit(steps: Sequence[Launch | Move], lives: dict[Buffer, tuple[int, int]]) -> dict[Buffer, Buffer]:
+def _inherit(steps: Sequence[Step], lives: dict[Buffer, tuple[int, int]]) -> dict[Buffer, Buffer]:
     """Result to the operand whose memory it takes over; the operand's life then lasts as long as the result's."""
     heirs: dict[Buffer, Buffer] = {}
     owner: dict[Buffer, Buffer] = {}

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from turnout_cuda.context import Context
     from turnout_cuda.driver import Gpu
+    from turnout_cuda.element import Types
 
 __all__ = ["CudaProvider", "Options"]
 
@@ -72,11 +73,26 @@ class CudaProvider(Provider):
         found = find(node)
         if isinstance(found, str):
             return No(found)
+        if found.plain:
+            return Yes(remark=self._products(node, found.plain, device))
         if found.host:
             return Yes(remark="shapes follow from some of its inputs: those are read on the host")
         if node.op_type in ("Shape", "Size"):
             return Yes(remark="shape arithmetic, on the host")
         return Yes()
+
+    def _products(self, node: ir.Node, plain: Types, device: Device) -> str:
+        """How a product is computed on that device."""
+        from turnout_cuda.element import element_of
+
+        value = node.inputs[0]
+        element = None if value is None or value.type is None else element_of(value.type.dtype)
+        if element is None or element.name not in plain:
+            return ""
+        found = self.context(device).cublaslt
+        if isinstance(found, str):
+            return f"by a kernel of our own: {found}"
+        return f"through cuBLASLt {found.version}, or where that has no algorithm for the shapes, by a kernel of our own"
 
     def lower(self, graph: ir.Graph, device: Device) -> Iterable[Rewrite]:
         from turnout_cuda.dialect import rewrites

@@ -15,12 +15,13 @@ import numpy as np
 
 from turnout.errors import RunError, TurnoutError
 from turnout_cuda import fuse
-from turnout_cuda.array import Array, Buffer, Launch, Move
+from turnout_cuda.array import Array, Buffer, Move, Step
 from turnout_cuda.call import Call
 from turnout_cuda.element import element_of
 
 if TYPE_CHECKING:
     from turnout_cuda.context import Context
+    from turnout_cuda.cublaslt import CublasLt
     from turnout_cuda.partition import Partition
 
 __all__ = ["Segment", "State", "Trace"]
@@ -54,7 +55,7 @@ class State:
 class Segment:
     """What runs without the host looking at values. waits: the array whose values the next segment depends on; None in the last one."""
 
-    steps: list[Launch | Move]
+    steps: list[Step]
     outputs: list[Array]
     state: State
     constants: list[Any] = field(default_factory=list)
@@ -71,7 +72,7 @@ class Trace:
         self.fuses = context.fuses
         self.arch = context.target.arch
         self._state = state
-        self._steps: list[Launch | Move] = []
+        self._steps: list[Step] = []
         self._constants: list[Any] = []
 
     def segment(self) -> Segment:
@@ -145,9 +146,14 @@ class Trace:
 
     # what a Call asks for
 
-    def emit(self, step: Launch | Move) -> None:
+    def emit(self, step: Step) -> None:
         """Adds a step."""
         self._steps.append(step)
+
+    @property
+    def cublaslt(self) -> CublasLt | str:
+        """The library for plain products, or why there is none."""
+        return self._context.cublaslt
 
     def on_host(self, array: Array) -> np.ndarray[Any, Any]:
         """An array's values on the host."""

@@ -5,20 +5,24 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from turnout_cuda.array import Array
 from turnout_cuda.call import Call, Given
+from turnout_cuda.cublaslt import DTYPES, Problem, Scaled
 from turnout_cuda.element import FLOATS, NUMBERS, Types
 from turnout_cuda.fuse import broadcast_strides, collapse
 from turnout_cuda.kernel import operator
 from turnout_cuda.operators.convert import quantized
 from turnout_cuda.operators.dense import few_rows
+from turnout_cuda.plain_product import plain_product
 from turnout_cuda.products import product, sum_of
 from turnout_cuda.source import coordinates
 
 __all__ = ["matrices"]
 
 _BYTES: Types = frozenset({"int8", "uint8"})
+_PLAIN: Types = frozenset(DTYPES)
 
 
 class Matrices:
@@ -44,15 +48,24 @@ class Matrices:
         self.shape = [*outer, *([self.m] if a.ndim > 1 else []), *([self.n] if b.ndim > 1 else [])]
         self.outer = outer
 
+    def problem(self, element: str) -> Problem:
+        """The same for cuBLASLt, where the stacks have one axis at most; rows of a stack that meet one matrix are rows of one product."""
+        (left, *_), (right, *_) = ([*self.numbers[name], 0] for name in ("sa", "sb"))
+        if left and not right:
+            return Problem(element, self.batch * self.m, self.n, self.k)
+        return Problem(element, self.m, self.n, self.k, count=self.batch, strides=(left * self.m * self.k, right * self.k * self.n))
+
 
 matrices = Matrices
 
 
-@operator("MatMul", takes=(NUMBERS,))
+@operator("MatMul", takes=(NUMBERS,), plain=_PLAIN)
 def matmul(call: Call) -> Array:
     a, b = call.input(0), call.input(1)
     both = Matrices(call, a, b)
     made = few_rows(call, a, b)
+    if made is None and a.element.name in _PLAIN and len(both.numbers["bn"]) <= 1:
+        made = plain_product(call, both.shape, both.problem(a.element.name), a, b)
     if made is not None:
         return made
     return product(
@@ -72,7 +85,7 @@ def matmul(call: Call) -> Array:
     )
 
 
-@operator("Gemm", since=7, takes=(NUMBERS,))
+@operator("Gemm", since=7, takes=(NUMBERS,), plain=_PLAIN)
 def gemm(call: Call) -> Array:
     a, b, c = call.input(0), call.input(1), call.optional(2)
     turned = [bool(call.attribute(name, 0)) for name in ("transA", "transB")]
@@ -82,13 +95,18 @@ def gemm(call: Call) -> Array:
     if k != k2:
         raise call.wrong("the matrices do not fit")
     alpha, beta = call.real("alpha", 1.0), call.real("beta", 1.0)
+    if c is not None and call.broadcast(c.shape, (m, n)) != (m, n):
+        raise call.wrong("C does not spread over the product")
+    if a.element.name in _PLAIN:
+        made = _plain_gemm(call, Problem(a.element.name, m, n, k, (turned[0], turned[1]), alpha=alpha), beta, c)
+        if made is not None:
+            return made
     work = a.element.work if a.element.work in ("float", "double") else "double"
     plain = work == "double" and a.element.name != "float64" and alpha == beta == 1.0
     value = "a" if plain or (alpha == 1.0 and a.element.name in FLOATS) else f"({work})alpha * a"
     given: Given = {} if value == "a" else {"alpha": alpha}
     if c is not None:
-        strides = broadcast_strides(c.shape, (m, n)) if c.ndim <= 2 else []
-        call.broadcast(c.shape, (m, n))
+        strides = broadcast_strides(c.shape, (m, n))
         given |= {"c_": c, "cm": strides[0], "cn": strides[1]}
         scale = "" if plain or (beta == 1.0 and a.element.name in FLOATS) else f"({work})beta * "
         given |= {"beta": beta} if scale else {}
@@ -107,6 +125,20 @@ def gemm(call: Call) -> Array:
         b_=b,
         **given,
     )
+
+
+def _plain_gemm(call: Call, problem: Problem, beta: float, c: Array | None) -> Array | None:
+    """Through cuBLASLt, which adds a row to each row as it stores them, and anything else as a matrix; None where it does not take it."""
+    m, n = problem.m, problem.n
+    if isinstance(call.cublaslt, str):
+        return None
+    if c is not None and beta == 1.0 and c.size == n and c.shape[-1:] == (n,):
+        added = Scaled("bias")
+    elif c is not None and beta:
+        c, added = call.spread(c, (m, n)), Scaled("matrix", beta)
+    else:
+        c, added = None, Scaled()
+    return plain_product(call, [m, n], replace(problem, added=added), call.input(0), call.input(1), c)
 
 
 def _zero(call: Call, position: int, place: str) -> tuple[str, Given]:
