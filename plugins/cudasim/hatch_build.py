@@ -1,4 +1,5 @@
-"""Builds native/*.c into the package's libcuda.so.1, with the C compiler of the `ziglang` wheel: no compiler is needed on the machine.
+"""Builds native/*.c into the package's libcuda.so.1, and native/fused/*.c into its libfused.so, with the C compiler of the `ziglang` wheel:
+no compiler is needed on the machine.
 
 The wheel is for the machine that builds it; TURNOUT_CUDASIM_TARGET=aarch64 (or x86_64) builds for the other. Where the target is not
 Linux, the wheel holds no library, and `turnout_cudasim.install` says so.
@@ -17,9 +18,9 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-LIBRARY = "turnout_cudasim/libcuda.so.1"
+LIBRARIES = {"libcuda.so.1": "native", "libfused.so": "native/fused"}  # in the package <- the folder of its sources
 GLIBC = "2.17"  # the oldest that manylinux still names; every later one will do
-FLAGS = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-fPIC", "-fvisibility=hidden", "-shared", "-s", "-Wl,-soname,libcuda.so.1"]
+FLAGS = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-fPIC", "-fvisibility=hidden", "-shared", "-s"]
 
 
 class NativeBuildHook(BuildHookInterface[Any]):
@@ -31,30 +32,35 @@ class NativeBuildHook(BuildHookInterface[Any]):
             return
         if machine not in ("x86_64", "aarch64"):
             raise ValueError(f"no build for {machine!r}: TURNOUT_CUDASIM_TARGET is x86_64 or aarch64")
-        built = self.build(Path(self.root), machine)
-        if version == "editable":
-            installed = Path(self.root) / "src" / LIBRARY
-            installed.unlink(missing_ok=True)  # a process may have the old one mapped: never write into it
-            installed.write_bytes(built.read_bytes())
-        else:
-            build_data["force_include"][str(built)] = LIBRARY
+        for name, built in self.build(Path(self.root), machine).items():
+            if version == "editable":
+                installed = Path(self.root) / "src/turnout_cudasim" / name
+                installed.unlink(missing_ok=True)  # a process may have the old one mapped: never write into it
+                installed.write_bytes(built.read_bytes())
+            else:
+                build_data["force_include"][str(built)] = f"turnout_cudasim/{name}"
         build_data["tag"] = f"py3-none-manylinux_{GLIBC.replace('.', '_')}_{machine}"
 
-    def build(self, root: Path, machine: str) -> Path:
-        """The library for that machine, from build/ if nothing has changed since it was made."""
-        sources = sorted((root / "native").glob("*.c"))
-        command = [sys.executable, "-m", "ziglang", "cc", "-target", f"{machine}-linux-gnu.{GLIBC}", *FLAGS, *map(str, sources)]
-        library = root / "build" / machine / "libcuda.so.1"
-        stamp = library.with_suffix(".stamp")
-        ingredients = [repr(command[3:]).encode(), *(path.read_bytes() for path in sorted((root / "native").iterdir()))]
-        digest = hashlib.sha256(b"\0".join(ingredients)).hexdigest()
-        if library.exists() and stamp.exists() and stamp.read_text() == digest:
-            return library
-        library.parent.mkdir(parents=True, exist_ok=True)
+    def build(self, root: Path, machine: str) -> dict[str, Path]:
+        """The libraries for that machine, from build/ where nothing has changed since they were made."""
         with tempfile.TemporaryDirectory() as scratch:  # zig's cache of compiled C library parts, made anew: about four seconds
             environment = {"ZIG_GLOBAL_CACHE_DIR": scratch, "ZIG_LOCAL_CACHE_DIR": scratch} | os.environ
-            result = subprocess.run([*command, "-o", str(library)], env=environment, capture_output=True, text=True)
-        if result.returncode != 0:
-            raise RuntimeError(f"building libcuda.so.1 failed:\n{result.stderr}")
-        stamp.write_text(digest)
+            return {name: _library(root, machine, name, folder, environment) for name, folder in LIBRARIES.items()}
+
+
+def _library(root: Path, machine: str, name: str, folder: str, environment: dict[str, str]) -> Path:
+    sources = sorted((root / folder).glob("*.c"))
+    target = ["-target", f"{machine}-linux-gnu.{GLIBC}"]
+    command = [sys.executable, "-m", "ziglang", "cc", *target, *FLAGS, f"-Wl,-soname,{name}", *map(str, sources)]
+    library = root / "build" / machine / name
+    stamp = library.with_name(f"{name}.stamp")
+    ingredients = [repr(command[3:]).encode(), *(path.read_bytes() for path in sorted((root / folder).iterdir()) if path.is_file())]
+    digest = hashlib.sha256(b"\0".join(ingredients)).hexdigest()
+    if library.exists() and stamp.exists() and stamp.read_text() == digest:
         return library
+    library.parent.mkdir(parents=True, exist_ok=True)
+    result = subprocess.run([*command, "-o", str(library)], env=environment, capture_output=True, text=True)
+    if result.returncode != 0:
+        raise RuntimeError(f"building {name} failed:\n{result.stderr}")
+    stamp.write_text(digest)
+    return library

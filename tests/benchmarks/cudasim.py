@@ -3,7 +3,7 @@
     uv run python tests/benchmarks/cudasim.py
 
 Every result is checked against NumPy in float64, and every finding of the simulator stops the run. Times are of the processor (one core),
-so that others at work on the machine count less; the best of three.
+so that others at work on the machine count less; the best of ten.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def operators() -> None:
 
 def best(run) -> float:
     times = []
-    for _ in range(3):
+    for _ in range(10):
         clock = time.process_time()
         run()
         times.append(time.process_time() - clock)

@@ -12,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ptx_card import instructions
 
+from turnout_cudasim.semantics.fused import fma
+
 EXAMPLES = settings(max_examples=15)
 N = 32
 
@@ -307,6 +309,15 @@ def test_a_fused_multiply_add_is_not_rounded_twice():
     a, b = np.full(N, 1 + 2.0**-12, "f4"), np.full(N, 1 + 2.0**-12, "f4")
     (got,) = instructions("fma.rn.f32 %o0, %i0, %i1, %i2;", (a, b, c), "f4")
     assert got[0] == np.float32(1 + 2.0**-11 + 2.0**-23)
+
+
+def test_a_fused_multiply_add_takes_scalars_and_every_second_element():
+    a, b = np.arange(10, dtype="f4")[::2], np.float32(3)
+    np.testing.assert_array_equal(fma(a, b, a), 4 * a)
+    np.testing.assert_array_equal(fma(b, a, b), 3 * a + 3)
+    assert fma(b, b, b) == 12
+    assert fma(b, b, b).dtype == np.float32
+    assert fma(np.float64(1 + 2.0**-52), np.float64(1 - 2.0**-52), np.float64(-1)) == -(2.0**-104)
 
 
 @EXAMPLES

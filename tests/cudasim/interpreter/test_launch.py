@@ -8,6 +8,7 @@ from ptx_card import HEADER, Card
 
 from turnout_cudasim.parse import parse
 from turnout_cudasim.report import KernelFault, LaunchError, NotModelled, ParseError
+from turnout_cudasim.translate import translate
 
 SAXPY = (
     HEADER
@@ -46,6 +47,13 @@ def test_a_kernel_computes():
     px, py = device.put(x), device.put(y)
     device.run("saxpy", 8, 128, 2.0, px, py, 1000)
     np.testing.assert_array_equal(device.get(py, 1000, "f4"), 2 * x + 1)
+
+
+def test_a_value_that_nobody_reads_any_more_is_let_go():
+    translation = translate(parse(SAXPY).kernels["saxpy"])
+    lines = "".join(translation.source(block) for block in translation.blocks).splitlines()
+    (fused,) = [line for line in lines if "fma(" in line]
+    assert "f4 = fma(f1, f2, f3); del f2, f3" in fused
 
 
 def test_parameters_are_aligned_as_in_c():

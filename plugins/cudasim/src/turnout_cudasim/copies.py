@@ -71,7 +71,10 @@ def copy_async(t: Threads, to: Any, source: Any, size: int, kept: Any, site: int
 
 
 def fill(array: Any, index: Any, size: int, value: int) -> None:
-    array.reshape(-1, size)[index // size] = value
+    """Bytes of one value, in words as wide as may be."""
+    width = min(size, 8)
+    word = int.from_bytes(bytes([value]) * width, "little")
+    array.view(f"u{width}").reshape(-1, size // width)[index // size] = word
 
 
 def copy_commit(t: Threads) -> None:

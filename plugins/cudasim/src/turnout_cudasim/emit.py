@@ -146,8 +146,9 @@ class Emitter:
         """`[register + offset]` as an Address, which all instructions of the block share that use this register, and an offset in bytes."""
         found = _ADDRESS.match(operand)
         if found is None or found[1] not in self.registers:
-            return f"{self.shared_address(operand, self.address(operand))}, 0"
-        return f"{self.shared_address(found[1], self.address(f'[{found[1]}]'))}, {_integer(found[2] or '0')}"
+            return f"{self.once((), f'Address({self.address(operand)})')}, 0"
+        base = self.address(f"[{found[1]}]")
+        return f"{self.once((found[1],), f'Address({base})')}, {_integer(found[2] or '0')}"
 
     def vector(self, operand: str) -> list[str]:
         """`{a, b}` as its elements; anything else as one."""
@@ -158,8 +159,8 @@ class Emitter:
         return f"value{self._temporary}"
 
     # What the two emitters do differently.
-    def shared_address(self, key: str, text: str) -> str:
-        """The name of the Address `text`, made once for as long as the register `key` stays."""
+    def once(self, registers: Sequence[str], text: str) -> str:
+        """A name for the value `text`, which is made once for as long as these registers, out of which it is made, stay."""
         return text
 
     def register(self, name: str, type_: str) -> str:
@@ -276,7 +277,7 @@ class Writer(Emitter):
         super().__init__(translation)
         self.lines: list[str] = []
         self.control = "None"
-        self.addresses: dict[str, str] = {}  # register -> the name of its Address
+        self.made: dict[str, tuple[str, frozenset[str]]] = {}  # text -> the name of its value, and the registers in it
 
     def register(self, name: str, type_: str) -> str:
         home = self.translation.home[name]
@@ -294,13 +295,13 @@ class Writer(Emitter):
         if self.instruction.guard:
             value = f"np.where({self._guard()}, {value}, {local(operand)})"
         self.lines.append(f"{local(operand)} = {value}")
-        self.addresses.pop(operand, None)
+        self.made = {text: made for text, made in self.made.items() if operand not in made[1]}
 
-    def shared_address(self, key: str, text: str) -> str:
-        if key not in self.addresses:
-            self.addresses[key] = self.temporary()
-            self.lines.append(f"{self.addresses[key]} = Address({text})")
-        return self.addresses[key]
+    def once(self, registers: Sequence[str], text: str) -> str:
+        if text not in self.made:
+            self.made[text] = self.temporary(), frozenset(registers)
+            self.lines.append(f"{self.made[text][0]} = {text}")
+        return self.made[text][0]
 
     def write_all(self, operands: Sequence[str], text: str, type_: str, *, computed: bool = False) -> None:
         names = [self.temporary() for _ in operands]

@@ -9,27 +9,27 @@ import numpy as np
 from turnout_cudasim.access import Address, check_shared_read, check_shared_write, load, locate, store
 from turnout_cudasim.memory import SHARED_WINDOW
 from turnout_cudasim.report import Kind
-from turnout_cudasim.semantics.fragments import BITS, layout_wmma, multiply, pack, to_fragment, to_matrix, unpack
+from turnout_cudasim.semantics.fragments import BITS, by_register, layout_wmma, multiply, pack, to_fragment, to_matrix, unpack
 from turnout_cudasim.threads import Threads
 
-__all__ = ["ldmatrix", "mma", "movmatrix", "stmatrix", "wgmma", "wmma_load", "wmma_mma", "wmma_store"]
+__all__ = ["check_whole", "ldmatrix", "matrix", "mma", "movmatrix", "stmatrix", "wgmma", "wmma_load", "wmma_mma", "wmma_store"]
 
 u4, u8 = np.uint32, np.uint64
 
 
-def _whole(t: Threads, site: int) -> None:
+def check_whole(t: Threads, site: int) -> None:
+    """All lanes of a warp must be here."""
     if not t.whole_warps:
         t.fault(Kind.SHUFFLE_MASK, site, "a matrix instruction needs all 32 lanes of its warp")
 
 
 def _rows(t: Threads, space: str, address: Any, count: int, site: int) -> tuple[Any, Threads]:
     """The first bytes, in shared memory, of the `count` x 8 rows that the first lanes of each warp point to: (warps, 8 * count)."""
-    _whole(t, site)
-    lanes = np.arange(t.count).reshape(-1, 32)[:, : 8 * count].ravel()
-    pointing = t.take(lanes)
+    check_whole(t, site)
+    pointing = t.leading(8 * count)
     if space == "generic":
         address = address - SHARED_WINDOW
-    place = locate(pointing, "shared", t.spread(address)[lanes], 16, site)
+    place = locate(pointing, "shared", t.spread(address).reshape(-1, 32)[:, : 8 * count].ravel(), 16, site)
     assert place is not None
     return t.spread(place[1]) if not getattr(place[1], "ndim", 0) else place[1], pointing
 
@@ -59,7 +59,7 @@ def stmatrix(t: Threads, space: str, address: Any, values: tuple[Any, ...], tran
 
 def movmatrix(t: Threads, value: Any, site: int) -> Any:
     """Transpose an 8x8 matrix that the warp holds."""
-    _whole(t, site)
+    check_whole(t, site)
     halves = np.ascontiguousarray(t.spread(value)).reshape(-1, 8, 4).view(np.uint16)
     return np.ascontiguousarray(halves.swapaxes(1, 2)).view(u4).ravel()
 
@@ -89,20 +89,22 @@ def _finish(result: Any, d_type: str, saturate: bool) -> Any:
     return result
 
 
-def mma(
-    t: Threads, shape: tuple[int, int, int], types: tuple[str, str, str, str], a: Any, b: Any, c: Any, site: int,
-    operation: str = "", saturate: bool = False,
-) -> tuple[Any, ...]:  # fmt: skip
-    """mma.sync: D = A B + C. `types` of D, A, B, C."""
-    _whole(t, site)
-    m, n, k = shape
-    d_type, a_type, b_type, c_type = types
-    bits = BITS[a_type]
-    x = to_matrix(unpack(_stacked(t, a), a_type), "a", m, k, bits)
-    y = to_matrix(unpack(_stacked(t, b), b_type), "b", k, n, bits)
-    z = to_matrix(unpack(_stacked(t, c), c_type), "c", m, n, 32)
-    result = _finish(multiply(x, y, z, operation), d_type, saturate)
-    return _apart(pack(to_fragment(result, "c", m, n, 32), d_type))
+def matrix(t: Threads, layout: str, type_: str, rows: int, columns: int, registers: tuple[Any, ...]) -> Any:
+    """An operand of mma.sync out of its registers: (warps, rows, columns)."""
+    return to_matrix(unpack(_stacked(t, registers), type_), layout, rows, columns, BITS[type_])
+
+
+def mma(t: Threads, a: Any, b: Any, c: tuple[Any, ...], d_type: str, c_type: str, operation: str = "", saturate: bool = False) -> Any:
+    """mma.sync: D = A B + C, of matrices A and B and of C's registers."""
+    product = multiply(a, b, operation)
+    shape = product.shape[1:]
+    if "f16" in (d_type, c_type):
+        total = to_fragment(product, "c", *shape, 32) + unpack(_stacked(t, c), c_type).reshape(len(product), 32, -1)
+        return _apart(pack(total, d_type))
+    elements = product.reshape(len(product), -1).take(by_register("c", *shape, 32), axis=1)  # (warps, registers, lanes)
+    kind = np.dtype(f"i{c[0].dtype.itemsize}" if c_type == "s32" else f"f{c[0].dtype.itemsize}")
+    totals = [elements[:, n] + (r.view(kind).reshape(-1, 32) if r.ndim else r.view(kind)) for n, r in enumerate(c)]
+    return tuple(pack(_finish(total, d_type, saturate), d_type).ravel() for total in totals)
 
 
 # ---- wmma
@@ -112,7 +114,7 @@ def wmma_load(
     t: Threads, space: str, shape: tuple[int, int], registers: int, type_: str, row_major: bool, address: Any, stride: Any, site: int
 ) -> tuple[Any, ...]:
     """A matrix of rows x columns whose rows (or columns) are `stride` elements apart."""
-    _whole(t, site)
+    check_whole(t, site)
     bits = BITS[type_]
     words = bits < 8  # elements smaller than a byte come in words
     elements = registers * max(1, 32 // bits) if bits < 64 else registers
@@ -138,7 +140,7 @@ def wmma_store(
     site: int,
 ) -> None:
     """Store a matrix of accumulators."""
-    _whole(t, site)
+    check_whole(t, site)
     bits = BITS[type_]
     held = np.ascontiguousarray(np.stack([t.spread(v) for v in values], -1))
     cells = held if bits >= 32 else held.view(f"u{bits // 8}")
@@ -159,14 +161,14 @@ def wmma_mma(
     operation: str = "", saturate: bool = False,
 ) -> tuple[Any, ...]:  # fmt: skip
     """wmma.mma: D = A B + C."""
-    _whole(t, site)
+    check_whole(t, site)
     m, n, k = shape
     d_type, a_type, b_type, c_type = types
     x, y, z = (unpack(_stacked(t, r), ty) for r, ty in ((a, a_type), (b, b_type), (c, c_type)))
     x = to_matrix(x, "wmma", m, k, x.shape[-1])
     y = to_matrix(y, "wmma", k, n, y.shape[-1])
     z = to_matrix(z, "wmma", m, n, z.shape[-1])
-    result = _finish(multiply(x, y, z, operation), d_type, saturate)
+    result = _finish(multiply(x, y, operation) + z, d_type, saturate)
     return _apart(pack(to_fragment(result, "wmma", m, n, m * n // 32), d_type))
 
 
@@ -251,5 +253,5 @@ def wgmma(
     z = np.where(keep, z, z.dtype.type(0))
     if scales != (1, 1):
         x = x * (scales[0] * scales[1])
-    result = _finish(multiply(x, y, z, operation), d_type, saturate)
+    result = _finish(multiply(x, y, operation) + z, d_type, saturate)
     return _apart(pack(to_fragment(result, "wgmma", n), d_type))

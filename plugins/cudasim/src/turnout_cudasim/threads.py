@@ -35,6 +35,7 @@ class Threads:
         self.index = np.arange(batch.count) if index is None else index
         self.count = len(self.index)
         self.special = Special(self)
+        self._leading = {32: self}
 
     @property
     def symbols(self) -> dict[str, Any]:
@@ -90,6 +91,12 @@ class Threads:
     def take(self, chosen: Any) -> Threads:
         """Some of these threads: those at the positions `chosen`."""
         return Threads(self.batch, self.index[chosen])
+
+    def leading(self, lanes: int) -> Threads:
+        """The first lanes of each warp, where all of these are whole warps."""
+        if lanes not in self._leading:
+            self._leading[lanes] = self.take(np.arange(self.count).reshape(-1, 32)[:, :lanes].ravel())
+        return self._leading[lanes]
 
     def fault(self, kind: Kind, site: int, message: str, position: int = 0) -> None:
         """Report what the thread at `position` did at instruction `site`."""

@@ -7,8 +7,8 @@ threads agree on its value:
 
     def block_3(t, r1, rd4, f2):
         value1 = Address(rd4.view(I8))
-        f7 = load(t, "global", "f4", value1, 16, 17)
-        f2 = fma_f4(f7, f7, f2)
+        f7 = load(t, "global", "f4", value1, 16, 17); del value1
+        f2 = fma(f7, f7, f2); del f7
         p1 = r1 < U4_64
         return (f2,), p1
 
@@ -18,6 +18,7 @@ writing of source run the same opcode handlers (opcodes/), against two emitters.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import CodeType
@@ -178,7 +179,7 @@ class Translation:
             opcodes.find(instruction).emit(writer, instruction)
         arguments = "".join(f", {local(self.names[k])}" for k in block.reads)
         results = "".join(f"{local(self.names[k])}, " for k in block.writes)
-        lines = "".join(f"    {line}\n" for line in writer.lines)
+        lines = "".join(f"    {line}\n" for line in _let_go(writer.lines, f"{results}{writer.control}"))
         return f"def block_{block.number}(t{arguments}):\n{lines}    return ({results}), {writer.control}\n"
 
     def compile(self, block: Block) -> Callable[..., Any]:
@@ -191,6 +192,27 @@ class Translation:
             block.code = space[f"block_{block.number}"]
         assert block.code is not None
         return block.code
+
+
+_STRING, _NAME, _RESULTS = re.compile(r"""("|').*?\1"""), re.compile(r"[A-Za-z_]\w*"), re.compile(r"((?:\w+,? ?)+) = ")
+
+
+def _let_go(lines: Sequence[str], after: str) -> list[str]:
+    """The lines, each with a `del` of the values that nobody reads after it: their memory, still in the cache, serves the next ones."""
+    made, read = [], []
+    for line in lines:
+        plain = _STRING.sub("", line)
+        results = _RESULTS.match(plain)
+        made.append(set(_NAME.findall(results[1])) if results else set())
+        read.append(set(_NAME.findall(plain[results.end() :] if results else plain)))
+    locals_ = set().union(*made)
+    needed = set(_NAME.findall(after)) & locals_
+    kept = []
+    for line, makes, reads in zip(lines[::-1], made[::-1], read[::-1], strict=True):
+        ended = sorted(((reads & locals_) | makes) - needed)
+        kept.append(f"{line}; del {', '.join(ended)}" if ended else line)
+        needed = (needed - makes) | (reads & locals_)
+    return kept[::-1]
 
 
 def _compile(source: str, name: str) -> CodeType:

@@ -55,9 +55,8 @@ def arithmetic(e: Emitter, i: Instruction) -> None:
         return
     values = operands(e, i, type_)
     mode = direction(i)
-    size = dtypes.NUMPY[type_]
     if i.name in ("fma", "mad"):
-        text = f'directed_fma({", ".join(values)}, "{mode}")' if mode else f"fma_{size}({', '.join(values)})"
+        text = f'directed_fma({", ".join(values)}, "{mode}")' if mode else f"fma({', '.join(values)})"
     elif mode:
         a, b = values
         function = "directed_multiply" if i.name == "mul" else "directed_add"
@@ -73,7 +72,7 @@ def _pair_of_floats(e: Emitter, i: Instruction) -> None:
         texts = [f'pairs({e.read(o, "b64")}, "f4")[{n}]' for o in i.operands[1:]]
         texts = [f"flush({text})" for text in texts] if i.has("ftz") else texts
         if i.name == "fma":
-            half = f"fma_f4({', '.join(texts)})"
+            half = f"fma({', '.join(texts)})"
         else:
             half = f"({texts[0]} {'+' if i.name == 'add' else '-' if i.name == 'sub' else '*'} {texts[1]})"
         halves.append(f"flush({half})" if i.has("ftz") else half)

@@ -102,16 +102,21 @@ def multiply(e: Emitter, i: Instruction) -> None:
     d_type, a_type, b_type, c_type = i.parts[-4:]
     if c_type not in RESULTS and len(i.parts) > 5:  # .b1 ends with .xor.popc
         d_type, a_type, b_type, c_type = (p for p in i.parts if p in RESULTS or p in SMALL)
-    _product(e, i, "mma", (d_type, a_type, b_type, c_type))
+    m, n, k = shape_of(i)
+    width = "b64" if a_type == "f64" else "b32"
+    _, a, b, c = i.operands[:4]
+    e.do(f"check_whole(t, {e.site})")
+    left = e.once(e.vector(a), f'matrix(t, "a", "{a_type}", {m}, {k}, {words(e, a, width)})')
+    right = e.once(e.vector(b), f'matrix(t, "b", "{b_type}", {k}, {n}, {words(e, b, width)})')
+    _product(e, i, f'mma(t, {left}, {right}, {words(e, c, width)}, "{d_type}", "{c_type}"{options(i)})', d_type)
 
 
-def _product(e: Emitter, i: Instruction, function: str, types: tuple[str, str, str, str]) -> None:
-    targets, a, b, c = i.operands[:4]
-    width = "b64" if types[1] == "f64" else "b32"
-    text = f"{function}(t, {shape_of(i)}, {types}, {words(e, a, width)}, {words(e, b, width)}, {words(e, c, width)}, {e.site}{options(i)})"
+def _product(e: Emitter, i: Instruction, text: str, type_: str) -> None:
+    """Write the registers of D, which are `text`."""
+    targets = i.operands[0]
     name = e.temporary()
     e.do(f"{name} = {text}")
-    kept = {"f32": "f32", "s32": "s32", "f64": "f64"}.get(types[0], "b32")
+    kept = {"f32": "f32", "s32": "s32", "f64": "f64"}.get(type_, "b32")
     for n, target in enumerate(e.vector(targets)):
         view = ".view(F4)" if kept == "f32" else ".view(F8)" if kept == "f64" else ".view(I4)" if kept == "s32" else ""
         e.write(target, f"{name}[{n}]{view}", kept)
@@ -161,7 +166,9 @@ def wmma_multiply(e: Emitter, i: Instruction) -> None:
     """D = A B + C on fragments; their layout is our own, since the ISA leaves it open."""
     named = [p for p in i.parts[3:] if p in WMMA_TYPES]
     types = (named[0], "f16", "f16", named[1]) if len(named) == 2 else (named[0], named[1], named[2], named[3])
-    _product(e, i, "wmma_mma", types)
+    width = "b64" if types[1] == "f64" else "b32"
+    fragments = ", ".join(words(e, operand, width) for operand in i.operands[1:4])
+    _product(e, i, f"wmma_mma(t, {shape_of(i)}, {types}, {fragments}, {e.site}{options(i)})", types[0])
 
 
 @opcode(*WGMMA_FORMS, effect=True, mask=warp)

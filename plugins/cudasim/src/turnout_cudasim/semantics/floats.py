@@ -15,7 +15,7 @@ import numpy as np
 __all__ = [
     "add_f2", "add_f4", "add_f8", "bits", "coarse",
     "copy_sign", "cosine", "directed_add", "directed_divide", "directed_fma", "directed_multiply",
-    "directed_sqrt", "exp2", "flush", "fma_bf16", "fma_f2", "fma_f4", "fma_f8", "log2", "maximum", "minimum", "multiply_f2", "reciprocal",
+    "directed_sqrt", "exp2", "flush", "fma_bf16", "fma_f2", "log2", "maximum", "minimum", "multiply_f2", "reciprocal",
     "rsqrt", "saturate", "sine", "sqrt", "subtract_f2", "tanh", "testp",
 ]  # fmt: skip
 
@@ -23,7 +23,6 @@ f2, f4, f8, u2, u4, u8, i8 = np.float16, np.float32, np.float64, np.uint16, np.u
 
 NAN_F4 = u4(0x7FFFFFFF)
 NAN_F8 = u8(0x7FF8000000000000)
-LOW29, HALF29 = u8(0x1FFFFFFF), u8(0x10000000)  # what float64 has beyond float32, and half of the last place there
 TINY_F4 = f4(2.0**-126)
 
 
@@ -75,25 +74,6 @@ def _split(a: Any) -> tuple[Any, Any]:
 
 
 # ---- float32
-
-
-def fma_f4(a: Any, b: Any, c: Any) -> Any:
-    """a * b + c, rounded once. The product is exact in float64; where the sum falls between two floats, it is done again with care."""
-    product, addend = a.astype(f8) * b.astype(f8), c.astype(f8)  # NumPy is slow where an operation mixes types
-    total = product + addend
-    rounded = total.astype(f4)
-    doubtful = (total.view(u8) & LOW29) == HALF29
-    small = np.abs(rounded) < TINY_F4  # subnormal results have fewer bits, so their middles lie elsewhere
-    if small.any():
-        doubtful = doubtful | (small & (total != 0))
-    if doubtful.any():
-        if not total.ndim:
-            return _sum_to_odd(product, addend).astype(f4)
-        where = doubtful.nonzero()[0]
-        total, error = _two_sum(*[v.take(where) if v.ndim else v for v in (product, addend)])
-        if error.any():  # otherwise the sums in float64 were exact
-            rounded[where] = _odd(total, error).astype(f4)
-    return rounded
 
 
 def add_f4(a: Any, b: Any) -> Any:
@@ -240,29 +220,6 @@ def _round_fraction(exact: Fraction, mode: str, nearest: float) -> float:
 
 def add_f8(a: Any, b: Any) -> Any:
     return a + b
-
-
-def fma_f8(a: Any, b: Any, c: Any) -> Any:
-    """a * b + c, rounded once (Boldo and Melquiond); exact fractions where the splitting could overflow or lose subnormal bits."""
-    a, b, c = np.broadcast_arrays(a, b, c)
-    high, low = _product(a, b)
-    t_high, t_low = _two_sum(c, low)
-    v_high, v_low = _two_sum(high, t_high)
-    result = v_high + _odd(*_two_sum(t_low, v_low))
-    plain = a * b + c
-    with np.errstate(all="ignore"):
-        size = np.maximum(np.maximum(np.abs(a), np.abs(b)), np.maximum(np.abs(high), np.abs(c)))
-        small = np.minimum(np.minimum(np.abs(a), np.abs(b)), np.abs(high))
-    hard = ~((size < 1e290) & (small > 1e-270))
-    result = np.where(hard, plain, result)
-    doubtful = np.isfinite(a) & np.isfinite(b) & np.isfinite(c) & (a != 0) & (b != 0) & hard
-    if doubtful.any():
-        result = np.array(result)
-        for at in np.argwhere(doubtful):
-            place = tuple(at)
-            exact = Fraction(float(a[place])) * Fraction(float(b[place])) + Fraction(float(c[place]))
-            result[place] = _round_fraction(exact, "n", float(result[place]))
-    return result
 
 
 def add_f2(a: Any, b: Any) -> Any:

@@ -139,6 +139,12 @@ def _scatter(layout: str, arguments: tuple[int, ...]) -> Any:
     return row * (int(column.max()) + 1) + column
 
 
+@lru_cache(maxsize=512)
+def by_register(layout: str, *arguments: int) -> Any:
+    """For each element of a fragment and each lane, in this order, where it is in the matrix."""
+    return np.ascontiguousarray(_scatter(layout, arguments).T)
+
+
 LAYOUTS = {"a": layout_a, "b": layout_b, "c": layout_c, "wgmma": layout_wgmma, "wmma": layout_wmma}
 
 
@@ -152,13 +158,13 @@ def to_fragment(matrix: Any, layout: str, *arguments: int) -> Any:
     return matrix.reshape(len(matrix), -1).take(_scatter(layout, arguments), axis=1)
 
 
-def multiply(a: Any, b: Any, c: Any, operation: str = "") -> Any:
-    """a @ b + c, in float32 for small floats (every product is exact), float64, or integers. `operation`: "xor" or "and" of single bits."""
+def multiply(a: Any, b: Any, operation: str = "") -> Any:
+    """a @ b, in float32 for small floats (every product is exact), float64, or integers. `operation`: "xor" or "and" of single bits."""
     if operation:
         x, y = a.astype(np.float32), b.astype(np.float32)
         both = x @ y
         ones = both if operation == "and" else x.sum(-1, keepdims=True) + y.sum(-2, keepdims=True) - 2 * both
-        return ones.astype(np.int64) + c
+        return ones.astype(np.int64)
     if a.dtype.kind != "f":
-        return (a.astype(np.float64) @ b.astype(np.float64)).astype(np.int64) + c
-    return a @ b + c
+        return (a.astype(np.float64) @ b.astype(np.float64)).astype(np.int64)
+    return a @ b
