@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from turnout.device import Device
+from turnout_cpu.threads import usable_cores
 from turnout_ort.provider import OrtProvider
 
 if TYPE_CHECKING:
@@ -37,7 +38,9 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    threads: int | None = Field(default=None, ge=1, description="threads that one operator is spread over")
+    threads: int | None = Field(
+        default=None, ge=1, description="threads that one operator is spread over; as many as there are usable cores where not given"
+    )
     spinning: bool = Field(default=True, description="idle threads spin for a moment: quicker runs, more processor time")
     graph_optimization: Level = Field(default="all", description="how far ONNX Runtime rewrites the graph")
 
@@ -65,7 +68,7 @@ class CpuProvider(OrtProvider):
         chosen = options if isinstance(options, Options) else Options()
         settings.execution_mode = onnxruntime().ExecutionMode.ORT_SEQUENTIAL
         settings.inter_op_num_threads = 1
-        settings.intra_op_num_threads = chosen.threads or 0  # 0: ONNX Runtime counts the cores
+        settings.intra_op_num_threads = chosen.threads or usable_cores()
         level = _LEVELS[chosen.graph_optimization]
         settings.graph_optimization_level = getattr(onnxruntime().GraphOptimizationLevel, level)
         settings.add_session_config_entry("session.intra_op.allow_spinning", str(int(chosen.spinning)))
