@@ -73,9 +73,13 @@ def _tensors(safetensors: Path) -> Any:
             continue
         start, end = about["data_offsets"]
         array = np.frombuffer(data[start:end], np.float32).reshape(about["shape"])
-        base, _, part = name.rpartition(".")
-        if base.startswith("encoder.layer."):
-            _, _, number, rest = base.split(".", 3)
-            yield f"blk.{number}.{_NAMES[rest]}.{part}", array
-        else:
-            yield f"{_NAMES[base]}.{part}", array
+        yield renamed(name), array
+
+
+def renamed(name: str) -> str:
+    """`encoder.layer.0.output.dense.weight`, as transformers has it, as `blk.0.ffn_down.weight`."""
+    stem, _, part = name.rpartition(".")
+    if not stem.startswith("encoder.layer."):
+        return f"{_NAMES[stem]}.{part}"
+    number, _, rest = stem.removeprefix("encoder.layer.").partition(".")
+    return f"blk.{number}.{_NAMES[rest]}.{part}"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from bert_file import renamed as renamed_in_bert
 from made import MadeTensor, gguf
 from numpy.typing import NDArray
 from running import Text, load
@@ -179,6 +180,33 @@ def test_logits_are_those_of_transformers(case: str) -> None:
     text = Text(mine, capacity=32)
     pieces = [text.feed(IDS[:9])[0], *(text.feed(IDS[at : at + 1])[0] for at in range(9, TOKENS))]
     assert np.abs(np.concatenate(pieces) - wanted).max() < 1e-4 * scale
+
+
+def test_hidden_states_of_an_encoder_are_those_of_transformers() -> None:
+    torch.manual_seed(0)
+    own = {key: COMMON[key] for key in COMMON if key not in ("num_key_value_heads", "bos_token_id", "eos_token_id")}
+    model = transformers.BertModel(transformers.BertConfig(**own), add_pooling_layer=False).eval()
+    mask = np.ones((2, TOKENS), np.int64)
+    mask[1, 15:] = 0
+    ids = np.stack([IDS, IDS[::-1]]) * mask
+    tensors = []
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            is_norm = "LayerNorm.weight" in name
+            parameter.copy_(float(is_norm) + 0.2 * torch.randn_like(parameter))
+            tensors.append(MadeTensor(renamed_in_bert(name), 0, parameter.shape, parameter.numpy().astype("<f4").tobytes()))
+        wanted = model(torch.tensor(ids), attention_mask=torch.tensor(mask)).last_hidden_state.numpy()
+    keys = {
+        "block_count": BLOCKS,
+        "context_length": 64,
+        "embedding_length": WIDTH,
+        "feed_forward_length": HIDDEN,
+        "attention.head_count": HEADS,
+        "attention.layer_norm_epsilon": float(model.config.layer_norm_eps),
+    }
+    mine = load(gguf({"general.architecture": "bert"} | {f"bert.{key}": value for key, value in keys.items()}, tensors))
+    found = mine.run(input_ids=ids, attention_mask=mask)["hidden"]
+    assert np.abs(found - wanted)[mask == 1].max() < 1e-4
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
