@@ -85,6 +85,15 @@ def test_what_is_kept_is_rewritten_and_its_weights_lie_where_they_lay(file: Path
     assert sum(math.prod(one.dims) for one in mapped) > sum(math.prod(place[3]) for place in said["weights"].values())
 
 
+def test_nothing_but_the_cache_is_written(file: Path, cache: Path, load: Callable[..., Any]) -> None:
+    """ONNX Runtime deletes the file that it writes weights to; that was the null device once."""
+    before = os.stat(os.devnull).st_ino, sorted(file.parent.iterdir())
+    load(file)
+    assert (os.stat(os.devnull).st_ino, sorted(file.parent.iterdir())) == (before[0], sorted([*before[1], cache.parent]))
+    (graph,) = cache.glob("*/graph")
+    assert {one.name for one in graph.iterdir()} == {"graph.onnx", "rewritten.onnx", "weights.bin", "weights.json"}
+
+
 def test_no_rewriting_is_used_where_another_level_was_asked_for(file: Path, load: Callable[..., Any]) -> None:
     options = {"cpu": {"graph_optimization": "none"}}
     first, _ = load(file, options=options)

@@ -68,7 +68,7 @@ def keep(graph: ir.GraphView, folder: Path, *, guard: bool, rewrite: Callable[[]
                 files[str(file)] = _state(file)
             places[name] = [_OWN if file is None else str(file), offset, type_name(graph.initializers[name]), tensor.shape.numpy()]
     (folder / _GRAPH).write_bytes(model.proto)
-    rewritten = None if rewrite is None else _rewritten(model, rewrite())
+    rewritten = None if rewrite is None else _rewritten(model, rewrite(), folder)
     if rewritten is not None:
         (folder / _REWRITTEN).write_bytes(rewritten)
     said = {
@@ -111,7 +111,7 @@ def reopen(folder: Path, options: Callable[[], Any]) -> Executable:
     return behind_rail(executable, [(position, node) for position, node in said["not_empty"]])
 
 
-def _rewritten(model: Model, settings: Any) -> bytes | None:
+def _rewritten(model: Model, settings: Any, folder: Path) -> bytes | None:
     """The model as ONNX Runtime rewrites it, its weights where they were; None where it fails, or makes new weights of some size."""
     import onnx
 
@@ -119,11 +119,10 @@ def _rewritten(model: Model, settings: Any) -> bytes | None:
     settings.graph_optimization_level = onnxruntime().GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     settings.add_session_config_entry("session.disable_prepacking", "1")
     settings.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", str(INLINE))
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as away:
+    # it writes the weights again, for a moment: they are referred to as before. It deletes that file first: never name a device here
+    with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as away:
         settings.optimized_model_filepath = str(Path(away, _GRAPH))
-        # it would write the weights again: they go nowhere, and are referred to as before
-        nowhere = os.path.relpath(os.devnull, os.path.realpath(away)) if os.name == "posix" else os.devnull
-        settings.add_session_config_entry("session.optimized_model_external_initializers_file_name", nowhere)
+        settings.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights")
         try:
             open_model(model, lambda: settings)
             made = onnx.load(Path(away, _GRAPH), load_external_data=False)
