@@ -8,11 +8,13 @@ from click.testing import CliRunner
 
 from turnout.errors import CompileError
 from turnout.formats import open_source
+from turnout_cuda.array import Launch
 from turnout_cuda.build import Target, build, make, usage
-from turnout_cuda.command import ARCHITECTURES, kernel, occupancy
+from turnout_cuda.command import ARCHITECTURES, kernel, moved
 from turnout_cuda.dry import launches
 from turnout_cuda.element import ANY
 from turnout_cuda.kernel import declarations
+from turnout_cuda.roofline import Launched, arithmetic, occupancy, predicted
 from turnout_cuda.sass import features
 
 OPERATORS = {one.operator for one in declarations() if not one.domain} - {"SimplifiedLayerNormalization"}
@@ -118,3 +120,61 @@ def test_occupancy_is_bounded_by_registers_and_shared_memory() -> None:
     assert occupancy("sm_90a", 32, 0, 256) == 1.0
     assert occupancy("sm_90a", 128, 0, 256) == 0.25
     assert occupancy("sm_90a", 32, 100 << 10, 256) == 0.25
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("a + b", 1),
+        ("-x", 0),
+        ("x / (W(1) + fabs(x))", 3),
+        ("x < 0 ? alpha * expm1(x) : x", 4),
+        ("a += (S)x * x;", 2),
+        ("const float t0 = up(down<f16>(a0 * a1));", 1),
+    ],
+)
+def test_operations_are_counted(text: str, count: int) -> None:
+    assert arithmetic(text) == count
+
+
+def test_bytes_and_operations_of_kernels_are_those_of_the_hand() -> None:
+    def only(model: onnx.ModelProto, *shapes: tuple[int, ...], arch: str = "sm_80", dtype: type = np.float32) -> Launch:
+        (launch,) = launches(open_source(model).model(), [np.ones(shape, dtype) for shape in shapes], arch=arch).values()
+        return launch
+
+    one = only(_simple("g (float[512, 256] x) => (float[512, 256] y) { y = Softsign(x) }"), (512, 256))
+    assert (moved(one), one.operations, one.grid[0]) == (2 * 4 * 512 * 256, 3 * 512 * 256, 512 * 256 // (256 * 4))
+    sums = "{ a = Constant<value_ints = [1]>() y = ReduceSumSquare<keepdims = 0>(x, a) }"
+    row = only(_simple(f"g (float[512, 256] x) => (float[512] y) {sums}"), (512, 256))
+    assert (moved(row), row.operations) == (4 * (512 * 256 + 512), 2 * 512 * 256)
+    wide = only(WIDE["MatMul"], (256, 192), (192, 128), arch="sm_90a", dtype=np.float16)
+    assert (moved(wide), wide.operations) == (2 * (256 * 192 + 192 * 128 + 256 * 128), 2 * 256 * 192 * 128)
+
+
+def test_the_prediction_is_that_of_the_hand() -> None:
+    # 8 MiB through an A100: 4.114 us at 2.039 TB/s, and 1024 blocks of 256 threads have enough under way
+    many = predicted("sm_80", Launched(1 << 23, 3 << 20, False, 16, 1024, 256, 32, 0))
+    assert many is not None
+    assert many.bound == "bandwidth"
+    assert many.ceiling == pytest.approx(4.114e-6, rel=1e-3)
+    assert many.share == 1.0
+    # 54 blocks with loads of 16 bytes have 221,184 bytes under way, where 600 ns of that bandwidth are 1,223,400
+    few = predicted("sm_80", Launched(1 << 23, 3 << 20, False, 16, 54, 256, 32, 0))
+    assert few is not None
+    assert few.share == pytest.approx(0.1808, rel=1e-3)
+    # 8192^3 through wgmma on an H200: 1111.7 us at 989 TFLOP/s; 4096 blocks on 132 multiprocessors are 31 rounds and a bit, paid as 32
+    product = predicted("sm_90a", Launched(3 * 2 * 8192**2, 2 * 8192**3, True, 16, 4096, 256, 121, 132096))
+    assert product is not None
+    assert product.bound == "arithmetic"
+    assert product.ceiling == pytest.approx(1111.7e-6, rel=1e-3)
+    assert product.share == pytest.approx(4096 / (32 * 132), rel=1e-6)
+    assert predicted("sm_75", Launched(1, 1, True, 16, 1, 256, 32, 65 << 10)) is None  # no multiprocessor holds such a block
+
+
+def test_the_command_takes_a_graph_at_its_shapes() -> None:
+    text = "g (float[2048, 4096] x) => (float[2048, 4096] y) { y = Relu(x) }"
+    said = CliRunner().invoke(kernel, ["Relu", "--arch", "sm_80", "--graph", text])
+    assert said.exit_code == 0, said.output
+    assert "8,192 blocks of 256 threads, 67,108,864 bytes read and written" in said.output
+    assert "A100 80 GB: 32.913 us at its ceiling, which is bandwidth" in said.output
+    assert CliRunner().invoke(kernel, ["Relu", "--graph", "nonsense"]).exit_code == 1

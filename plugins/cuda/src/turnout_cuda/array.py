@@ -91,6 +91,7 @@ class Launch:
     """One kernel launch of a plan. arguments: (C type, value), where a value is a number or a Buffer. grid, block: up to three sizes.
 
     in_place: (written, read) buffers, where each thread reads only those elements that it then writes.
+    operations: adds, multiplications and the like that the results ask for, None where nobody counted them.
     """
 
     source: str
@@ -102,6 +103,7 @@ class Launch:
     writes: list[Buffer] = field(default_factory=list)
     in_place: list[tuple[Buffer, Buffer]] = field(default_factory=list)
     shared: int = 0
+    operations: int | None = None
 
 
 @dataclass

@@ -281,8 +281,9 @@ class Call:
         writes: Sequence[Array],
         in_place: Sequence[tuple[Array, Array]] = (),
         shared: int = 0,
+        operations: int | None = None,
     ) -> None:
-        """Launches the kernel ENTRY of a source text. Arrays among the arguments stand for their memory."""
+        """Launches the kernel ENTRY of a source text. Arrays among the arguments stand for their memory; operations as in Launch."""
         for extent, most in zip(grid, (2**31 - 1, 65535, 65535), strict=True):
             if extent > most:
                 raise RunError(f"{self.node.op_type}: {extent} blocks are more than the device launches at once", hint="use smaller inputs")
@@ -294,4 +295,4 @@ class Call:
 
         aliases = [(a.buffer, b.buffer) for a, b in in_place if a.buffer is not None and b.buffer is not None]
         source = text.replace("ENTRY", entry)
-        self._trace.emit(Launch(source, entry, grid, block, plain, buffers(reads), buffers(writes), aliases, shared))
+        self._trace.emit(Launch(source, entry, grid, block, plain, buffers(reads), buffers(writes), aliases, shared, operations))

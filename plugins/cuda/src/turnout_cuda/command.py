@@ -2,44 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import click
 
+from turnout_cuda.roofline import CHIPS, Launched, occupancy, predicted
+
 if TYPE_CHECKING:
     from turnout_cuda.array import Launch
 
-__all__ = ["ARCHITECTURES", "kernel"]
+__all__ = ["ARCHITECTURES", "kernel", "kernels", "moved"]
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_90a", "sm_100", "sm_120")
 
 
-@dataclass(frozen=True)
-class _Multiprocessor:
-    """What one holds: registers, warps, bytes of shared memory (CUDA C++ programming guide, "Compute Capabilities")."""
-
-    registers: int
-    warps: int
-    shared: int
-
-
-_HOLDS = {
-    "sm_75": _Multiprocessor(65536, 32, 64 << 10),
-    "sm_80": _Multiprocessor(65536, 64, 164 << 10),
-    "sm_90a": _Multiprocessor(65536, 64, 228 << 10),
-    "sm_100": _Multiprocessor(65536, 64, 228 << 10),
-    "sm_120": _Multiprocessor(65536, 48, 100 << 10),
-}
-
-
-def occupancy(arch: str, registers: int, shared: int, block: int) -> float:
-    """The share of a multiprocessor's warps that can be there at once, as registers and shared memory allow."""
-    holds, warps = _HOLDS[arch], -(-block // 32)
-    by_registers = holds.registers // (-(-max(registers, 1) // 8) * 8 * 32 * warps)
-    by_shared = holds.shared // max(shared, 1) if shared else 32
-    return min(by_registers, by_shared, 32, holds.warps // warps) * warps / holds.warps
+_GRAPH = "A graph in ONNX's text form, at its shapes: 'g (float[64, 4096] x) => (float[64, 4096] y) { y = Softmax(x) }'."
 
 
 @click.command()
@@ -47,37 +26,88 @@ def occupancy(arch: str, registers: int, shared: int, block: int) -> float:
 @click.option("--dtype", default="float", show_default=True, help="Element type, as ONNX names it.")
 @click.option("--arch", "archs", multiple=True, type=click.Choice(ARCHITECTURES), help="Architecture; all where none is given.")
 @click.option("--source", is_flag=True, help="Show the generated source.")
-def kernel(operator: str, dtype: str, archs: tuple[str, ...], source: bool) -> None:
+@click.option("--graph", help=_GRAPH)
+def kernel(operator: str, dtype: str, archs: tuple[str, ...], source: bool, graph: str | None) -> None:
     """Show what the kernels of an OPERATOR take: registers, spills, shared memory, occupancy, and what they became (with nvdisasm).
 
-    The conformance kit's plain cases say at which shapes. No GPU is needed.
+    With their bytes and operations comes what a chip would take for them at its ceilings, and the share of that which is predicted, by a
+    model (turnout_cuda/roofline.py) that no GPU has been held against. Shapes are those of the conformance kit's plain cases, which are
+    small, or those of --graph. No GPU is needed.
     """
+    found = {arch: _launches(operator, dtype, graph, arch) for arch in archs or ARCHITECTURES}
+    if not any(found.values()):
+        raise click.ClickException(f"there is no CUDA kernel for {operator} of {dtype}")
+    shown: set[str] = set()
+    for launches in found.values():
+        for entry, launch in launches.items():
+            if entry not in shown:
+                shown.add(entry)
+                own = [one for one, others in found.items() if entry in others]
+                _show(entry, launch, own, source)
+
+
+def _launches(operator: str, dtype: str, graph: str | None, arch: str) -> dict[str, Launch]:
+    if graph is None:
+        return dict(kernels(operator, dtype, arch))
+    import onnx
+
+    from turnout.errors import TurnoutError
+    from turnout_cuda.ahead import given
+    from turnout_cuda.dry import launches
+
+    try:
+        model = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 23, "com.microsoft" : 1]> {graph}')
+        ((whole, inputs),) = given([model])
+        return dict(launches(whole, inputs, arch=arch))
+    except (onnx.parser.ParseError, TurnoutError) as error:
+        raise click.ClickException(f"--graph: {error}") from None
+
+
+def _show(entry: str, launch: Launch, archs: list[str], source: bool) -> None:
     from turnout_cuda.build import Target, make, usage
     from turnout_cuda.sass import features
 
-    found = dict(kernels(operator, dtype))
-    if not found:
-        raise click.ClickException(f"there is no CUDA kernel for {operator} of {dtype}")
-    for entry, launch in found.items():
-        moved = sum(buffer.nbytes for buffer in (*launch.reads, *launch.writes))
-        click.echo(f"{entry}: {launch.grid[0]} blocks of {launch.block} threads, {moved:,} bytes read and written")
-        if source:
-            click.echo(launch.source)
-        for arch in archs or ARCHITECTURES:
-            took = usage(launch.source, Target(arch))
-            share = occupancy(arch, took.registers, took.shared + launch.shared, launch.block)
+    blocks, nbytes = math.prod(launch.grid), moved(launch)
+    counted = "operations not counted" if launch.operations is None else f"{launch.operations:,} operations"
+    click.echo(f"{entry}: {blocks:,} blocks of {launch.block} threads, {nbytes:,} bytes read and written, {counted}")
+    if source:
+        click.echo(launch.source)
+    for arch in archs:
+        took = usage(launch.source, Target(arch))
+        shared = took.shared + launch.shared
+        click.echo(
+            f"  {arch:8} {took.registers:3} registers  {took.spilled:3} bytes spilled  {shared:7,} bytes shared  "
+            f"{occupancy(arch, took.registers, shared, launch.block):4.0%} of the warps"
+        )
+        for warning in took.warnings:
+            click.echo(f"           {warning}")
+        became = features(make(launch.source, Target(arch)))
+        if became:
+            click.echo("           " + ", ".join(f"{count} {name}" for name, count in became.items()))
+        tensor, wide = _uses(launch.source, became)
+        asked = Launched(nbytes, launch.operations, tensor, wide, blocks, launch.block, took.registers, shared)
+        found = predicted(arch, asked)
+        if found is not None:
             click.echo(
-                f"  {arch:8} {took.registers:3} registers  {took.spilled:3} bytes spilled  {took.shared + launch.shared:7,} bytes shared  "
-                f"{share:4.0%} of the warps"
+                f"           {CHIPS[arch].name}: {found.ceiling * 1e6:,.3f} us at its ceiling, which is {found.bound}; "
+                f"{found.share:.1%} of that predicted"
             )
-            for warning in took.warnings:
-                click.echo(f"           {warning}")
-            became = features(make(launch.source, Target(arch)))
-            if became:
-                click.echo("           " + ", ".join(f"{count} {name}" for name, count in became.items()))
 
 
-def kernels(operator: str, dtype: str = "float") -> Iterator[tuple[str, Launch]]:
+def moved(launch: Launch) -> int:
+    """Bytes that a launch reads and writes, each array once."""
+    return sum(buffer.nbytes for buffer in dict.fromkeys(launch.reads)) + sum(buffer.nbytes for buffer in dict.fromkeys(launch.writes))
+
+
+def _uses(source: str, became: Mapping[str, int] | None) -> tuple[bool, int]:
+    """Whether tensor cores multiply, and the bytes of a load; by the source where there is no nvdisasm."""
+    if became is None:
+        return "mma" in source, 16 if "pack<" in source else 4
+    wide = any(became.get(name) for name in ("LDG.E.128", "LDGSTS"))
+    return any(became.get(name) for name in ("HGMMA", "HMMA", "IMMA")), 16 if wide else 4
+
+
+def kernels(operator: str, dtype: str = "float", arch: str = "sm_80") -> Iterator[tuple[str, Launch]]:
     """The kernels that the kit's plain cases of an operator launch, by entry name."""
     from turnout.errors import TurnoutError
     from turnout.testing.made import groups
@@ -91,6 +121,6 @@ def kernels(operator: str, dtype: str = "float") -> Iterator[tuple[str, Launch]]
         cases = [case for case in onnx_cases() if [name for _, name, _ in case.operators] == [operator]]
     for case in cases:
         try:
-            yield from launches(case.model, case.runs[0]).items()
+            yield from launches(case.model, case.runs[0], arch=arch).items()
         except TurnoutError:
             continue

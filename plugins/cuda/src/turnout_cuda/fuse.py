@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from turnout_cuda.array import Array, Buffer, Launch
+from turnout_cuda.roofline import arithmetic
 from turnout_cuda.source import coordinates, mangled
 
 if TYPE_CHECKING:
@@ -136,7 +137,9 @@ def _emit(trace: Trace, root: Array, body: _Body, last: str, name: str) -> None:
         if rank == 1 and leaf.shape == root.shape and leaf.element.size == root.element.size and leaf.buffer is not None
     ]
     blocks = math.ceil(root.size / (BLOCK * width))
-    trace.emit(Launch(text.replace("ENTRY", entry), entry, (blocks, 1, 1), BLOCK, arguments, buffers, [root.buffer], same))
+    operations = root.size * sum(map(arithmetic, (*body.lines, last)))
+    made = text.replace("ENTRY", entry)
+    trace.emit(Launch(made, entry, (blocks, 1, 1), BLOCK, arguments, buffers, [root.buffer], same, operations=operations))
 
 
 def _text(root: Array, body: _Body, last: str, rank: int, inner: Sequence[int], width: int, index: str) -> str:

@@ -90,7 +90,8 @@ def product(
     tile, shared = (_WIDE, _STAGES * 4 * _WIDE * 64 + 1024) if wide else (_TILE, 0)
     blocks = math.ceil(m / tile) * math.ceil(n / tile) * batch
     named = (name or call.node.op_type) + ("_wide" if wide else "")
-    call.launch(text, named, (blocks, 1, 1), 256, arguments, reads=list(arrays.values()), writes=[y], shared=shared)
+    grid, operations = (blocks, 1, 1), 2 * m * n * k * batch
+    call.launch(text, named, grid, 256, arguments, reads=list(arrays.values()), writes=[y], shared=shared, operations=operations)
     return y
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from turnout_cuda.array import Array
 from turnout_cuda.call import Call
 from turnout_cuda.fuse import broadcast_strides, collapse
+from turnout_cuda.roofline import arithmetic
 from turnout_cuda.source import coordinates
 
 __all__ = ["Accumulator", "accumulated", "reduce_rows", "rewrite_rows"]
@@ -240,7 +241,11 @@ def _launch(
     arrays = [value for value in given.values() if isinstance(value, Array)]
     read_here = [array for array, _, _ in source.arrays]
     same = [(y, one) for one, _, place in source.arrays if each and place == "at" and one.element.size == y.element.size]
-    call.launch(text + "\n", name, (blocks, 1, 1), BLOCK, arguments, reads=[*read_here, *arrays], writes=[y], in_place=same)
+    again = arithmetic(source.declared) * (1 + bool(each) + (len(between) > 1))
+    taken = sum(map(arithmetic, (how.step, how.functions, each, *between[1:2]))) + again
+    operations = rows * (length * taken + sum(map(arithmetic, (finish, *between[0:1], *between[2:]))))
+    reads = [*read_here, *arrays]
+    call.launch(text + "\n", name, (blocks, 1, 1), BLOCK, arguments, reads=reads, writes=[y], in_place=same, operations=operations)
     return y
 
 

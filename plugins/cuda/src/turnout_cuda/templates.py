@@ -28,12 +28,13 @@ def launch_file(
     includes: Sequence[str] = (),
     shared: int = 0,
     name: str = "",
+    operations: int | None = None,
 ) -> None:
     """Launches the kernel of a file.
 
     constants: name to what it stands for in C++. arrays: those that are written have their names in `writes`; all others are only read,
     and lie in no memory that is written. numbers: whole ones are int, others float. includes: files that stand before it. shared: bytes
-    of dynamic shared memory.
+    of dynamic shared memory. operations: as in Launch.
     """
     ready = {key: call.ready(one) for key, one in arrays.items()}
     lines = [f"#define {key} {value}" for key, value in constants.items()]
@@ -54,4 +55,5 @@ def launch_file(
         reads=[one for key, one in ready.items() if key not in writes],
         writes=[ready[key] for key in writes],
         shared=shared,
+        operations=operations,
     )

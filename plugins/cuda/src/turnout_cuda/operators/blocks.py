@@ -126,6 +126,7 @@ def _few(call: Call, constants: Mapping[str, int], arrays: Mapping[str, Array], 
         grid=(grid, 1, 1),
         block=32 * _WARPS,
         name=f"gemv_{blocks.bits}_bits",
+        operations=2 * tokens * blocks.n * blocks.k,
     )
 
 
@@ -156,6 +157,7 @@ def _many(call: Call, constants: Mapping[str, int], arrays: Mapping[str, Array],
         grid=(grid, 1, 1),
         block=256,
         name=f"gemm_{blocks.bits}_bits",
+        operations=2 * tokens * blocks.n * blocks.k,
     )
 
 

@@ -214,6 +214,7 @@ def _see_many(call: Call, said: _Cached, turned: Array, keys: Array, values: Arr
         grid=(1, -(-(heads // said.key_heads * s) // 64), b * said.key_heads),
         block=_THREADS,
         name="attention_of_prompt",
+        operations=4 * turned.size * keys.shape[2],  # of a full cache: how full it is, only the device knows
     )
 
 
@@ -270,4 +271,5 @@ def _see(call: Call, said: _Cached, turned: Array, keys: Array, values: Array, y
         grid=(splits, -(-rows // queries), b * said.key_heads),
         block=_THREADS,
         name="attention_over_cache",
+        operations=4 * turned.size * capacity,
     )
