@@ -281,6 +281,7 @@ def det(call: Call) -> Array:
     call.each(work, "y[i] = up(x[i]);", x=x)
     body = (
         "w_w d = 1; w_t* p = w + i * size * size; for (index c = 0; c < size; ++c) { index best = c;"
+        ' _Pragma("unroll 1")'  # unrolled, it holds so many values that some are spilled
         " for (index r = c + 1; r < size; ++r) if (fabs(p[r * size + c]) > fabs(p[best * size + c])) best = r;"
         " if (best != c) { d = -d; for (index k = 0; k < size; ++k) { const w_t v = p[c * size + k]; p[c * size + k] = p[best * size + k];"
         " p[best * size + k] = v; } } const w_t pivot = p[c * size + c]; d *= pivot; if (pivot == 0) break;"
