@@ -30,9 +30,9 @@ def plans(draw: st.DrawFn) -> list[Launch]:
     return made
 
 
-@given(plans())
-def test_buffers_that_live_at_once_never_overlap(launched: list[Launch]) -> None:
-    offsets, top = place(launched)
+@given(plans(), st.booleans())
+def test_buffers_that_live_at_once_never_overlap(launched: list[Launch], at_once: bool) -> None:
+    offsets, top = place(launched, at_once=at_once)
     lives: dict[Buffer, list[int]] = {}
     for number, step in enumerate(launched):
         for buffer in (*step.reads, *step.writes):
@@ -49,13 +49,35 @@ def test_buffers_that_live_at_once_never_overlap(launched: list[Launch]) -> None
             assert apart or (a, b) in allowed or (b, a) in allowed
 
 
-@given(plans())
-def test_a_graph_orders_all_that_touches_the_same_bytes(launched: list[Launch]) -> None:
-    offsets, _ = place(launched)
-    waits = dependencies(launched, offsets)
+def _ancestors(launched: list[Launch], offsets: dict[Buffer, int]) -> list[set[int]]:
     before: list[set[int]] = []
-    for own in waits:
+    for own in dependencies(launched, offsets):
         before.append(set(own).union(*(before[number] for number in own)))
+    return before
+
+
+@given(plans())
+def test_sharing_memory_makes_no_step_wait(launched: list[Launch]) -> None:
+    offsets, _ = place(launched)
+    apart = {step.writes[0]: number * 4096 for number, step in enumerate(launched)}
+    assert _ancestors(launched, offsets) == _ancestors(launched, apart)
+
+
+def test_memory_is_shared_all_the_same_where_it_would_be_much() -> None:
+    """Eight branches of two big steps, the second of which is small: one after the other they fit into the room of one."""
+    big = [Buffer(64 << 20) for _ in range(8)]
+    small = [Buffer(256) for _ in range(8)]
+    made = []
+    for large, little in zip(big, small, strict=True):
+        made += [Launch("", "k", (1, 1, 1), 1, [], [], [large]), Launch("", "k", (1, 1, 1), 1, [], [large], [little])]
+    _, top = place(made)
+    assert top < 65 << 20
+
+
+@given(plans(), st.booleans())
+def test_a_graph_orders_all_that_touches_the_same_bytes(launched: list[Launch], at_once: bool) -> None:
+    offsets, _ = place(launched, at_once=at_once)
+    before = _ancestors(launched, offsets)
 
     def touched(step: Launch) -> list[tuple[int, int, bool]]:
         rows = [(one, False) for one in step.reads] + [(one, True) for one in step.writes]
