@@ -18,9 +18,7 @@ from turnout.errors import InvalidInput, InvalidModel, NotGenerative
 TEXTS = ["A man is eating food.", "The girl is carrying a baby, isn't she?", "hello", "Ångström's café: 12 %", "[CLS] is no sign here"]
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TURNOUT_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture(scope="session")

@@ -24,16 +24,8 @@ from turnout.model import Model
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("TURNOUT_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "kept"
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    path = tmp_path / "small.gguf"
-    path.write_bytes(gguf_decoders.decoder(kind="Q4_1"))
-    return path
+def cache(own_cache: Path) -> Path:
+    return own_cache / "kept"
 
 
 @pytest.fixture

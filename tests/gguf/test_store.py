@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import gguf_decoders
 import numpy as np
 import pytest
 from running import logits_of
@@ -18,16 +17,8 @@ from turnout_gguf.store import Store, Wanted, store_for
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("TURNOUT_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "gguf"
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    path = tmp_path / "small.gguf"
-    path.write_bytes(gguf_decoders.decoder(kind="Q4_1"))
-    return path
+def cache(own_cache: Path) -> Path:
+    return own_cache / "gguf"
 
 
 def answer(file: Path, **options: Any) -> np.ndarray[Any, Any]:
