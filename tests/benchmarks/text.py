@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -119,7 +120,9 @@ ENGINES = {"turnout": measured_by_turnout, "llama.cpp": measured_by_llamacpp, "g
 
 def in_a_process(python: str, engine: str, model: str, threads: int) -> dict[str, float]:
     command = [python, __file__, model, "--worker", engine, "--threads", str(threads)]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    # modules are compiled once, as those of an installed package are
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if ran.returncode:
         sys.exit(f"{engine} failed on {model}:\n{ran.stderr}")
     found: dict[str, float] = json.loads(ran.stdout.splitlines()[-1])
@@ -165,7 +168,6 @@ def printed(found: dict[Any, list[dict[str, float]]], markdown: bool) -> str:
 
 def header(asked: argparse.Namespace) -> str:
     """What was run, where and when."""
-    import os
     from importlib.metadata import version
 
     import turnout

@@ -15,6 +15,7 @@ It is written under another name and then renamed, so that whoever finds it find
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import logging
@@ -143,11 +144,21 @@ def _code(kind: type) -> Iterator[str]:
     for package in {one.__module__.partition(".")[0] for one in kind.__mro__} - {"builtins", "abc"}:
         file = getattr(sys.modules.get(package), "__file__", None)
         if file is not None and Path(file).name == "__init__.py":
-            for folder, _, names in os.walk(Path(file).parent):
-                for name in names:
-                    if name.endswith(".py"):
-                        state = os.stat(os.path.join(folder, name))
-                        yield f"{folder}/{name} {state.st_size} {state.st_mtime_ns}"
+            yield from _sources(str(Path(file).parent))
+
+
+@functools.cache
+def _sources(folder: str) -> tuple[str, ...]:
+    """The modules below a folder, with their sizes and times: those that this process imported, so that they are looked at once."""
+    rows: list[str] = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.endswith(".py"):
+                state = entry.stat()
+                rows.append(f"{entry.path} {state.st_size} {state.st_mtime_ns}")
+            elif entry.name != "__pycache__" and entry.is_dir():
+                rows.extend(_sources(entry.path))
+    return tuple(rows)
 
 
 def _row(info: ValueInfo) -> list[Any]:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from turnout.errors import InvalidModel
-from turnout.formats import Format, Source
+from turnout.formats import Source
 from turnout_gguf.blocks import dequantise
 from turnout_gguf.reader import Gguf, Tensor
 from turnout_gguf.types import TYPES
@@ -28,7 +28,7 @@ from turnout_gguf.types import TYPES
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["CheckpointFolder", "CheckpointSource", "dense"]
+__all__ = ["CheckpointSource", "dense"]
 
 _FLOAT = TYPES[0]
 _AGAIN = "download the folder again, with all its files"
@@ -101,23 +101,6 @@ def dense(file: Gguf) -> Gguf:
 
     shapes = {name: tensor.shape for name, tensor in file.tensors.items()}
     return _views(file.name, file.metadata, shapes, {name: functools.partial(made, one) for name, one in file.tensors.items()})
-
-
-class CheckpointFolder(Format):
-    """A folder of safetensors with config.json."""
-
-    name = "safetensors"
-
-    def accepts(self, head: bytes, name: str) -> bool:
-        return False
-
-    def accepts_folder(self, folder: Path) -> bool:
-        names = {entry.name for entry in folder.iterdir()}
-        return "config.json" in names and any(name.endswith(".safetensors") for name in names) and not any(folder.glob("*.onnx"))
-
-    def open(self, file: Path | bytes, *, accuracy: str = "fast", options: Any = None) -> CheckpointSource:
-        assert isinstance(file, Path)
-        return CheckpointSource(file)
 
 
 class CheckpointSource(Source):

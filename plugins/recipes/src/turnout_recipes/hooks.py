@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @hookimpl
 def turnout_formats() -> Sequence[Format]:
-    from turnout_recipes.checkpoint import CheckpointFolder
+    from turnout_recipes.folder import CheckpointFolder
 
     return [CheckpointFolder()]
 
