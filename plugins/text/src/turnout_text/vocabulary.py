@@ -47,7 +47,7 @@ class _Keys:
         tokens = self.get("tokens", None)
         if tokens is None or isinstance(tokens, str) or not isinstance(tokens, Sequence) or not len(tokens):
             self.refuse("there is no vocabulary in it", "give a language model, or a file with its vocabulary")
-        self.tokens = [_printable(token) for token in tokens]
+        self.tokens = _printable(tokens)
         kinds = self.get("token_type", None)
         self.kinds: list[int] = [_NORMAL] * len(self.tokens) if kinds is None else [int(kind) for kind in kinds]
         if len(self.kinds) != len(self.tokens):
@@ -83,9 +83,14 @@ class _Keys:
         raise InvalidModel(f"{self.name}: {what}", hint=hint)
 
 
-def _printable(token: str) -> str:
-    """The reader marks bytes that are no UTF-8 with lone surrogates, which Rust's strings cannot hold."""
-    return token.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+def _printable(texts: Sequence[str]) -> list[str]:
+    """The reader marks bytes that are no UTF-8 with lone surrogates, which Rust's strings cannot hold. Few files have any."""
+    found = list(texts)
+    try:
+        "".join(found).encode()
+    except UnicodeEncodeError:
+        return [text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") for text in found]
+    return found
 
 
 def _gpt2(keys: _Keys) -> tokenizers.Tokenizer:
@@ -93,7 +98,7 @@ def _gpt2(keys: _Keys) -> tokenizers.Tokenizer:
     from tokenizers import Tokenizer, models
 
     split = _split(keys)
-    merges = [(left, right) for left, _, right in (_printable(pair).partition(" ") for pair in keys.get("merges", ()))]
+    merges = [(left, right) for left, _, right in (pair.partition(" ") for pair in _printable(keys.get("merges", ())))]
     ids = keys.ids()
     if split.bytes:
         merges = [(left, right) for left, right in merges if left in ids and right in ids and left + right in ids]
