@@ -118,6 +118,13 @@ def test_small_metadata_make_a_tokenizer() -> None:
     assert build(gpt2(add_bos_token=True), "small").encode("a").ids == [96, 64]
 
 
+def test_bytes_that_are_no_text_are_written_out() -> None:
+    tokens = [*gpt2()["tokenizer.ggml.tokens"][:-2], "a\udcff", "ab"]
+    made = build(gpt2(tokens=tokens, merges=["\udcff a", "a b"]), "small")
+    assert made.id_to_token(95) == "a\\xff"
+    assert made.encode("ab").ids == [96]
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
