@@ -230,6 +230,45 @@ def test_dlpack_in_reads_the_memory_of_others() -> None:
     """)
 
 
+def test_bound_runs_read_tensors_where_they_lie_and_ask_for_them_each_time() -> None:
+    run("""
+        context = cuda.context(cuda.probe()[0])
+        add = turnout.load(model("g (float[2, 4] x, float[4] b) => (float[2, 4] y) { y = Add(x, b) }"), device="cuda")
+
+        class Foreign:
+            # another library's tensor, without its first elements
+            def __init__(self, array, skipped=0):
+                self.tensor, self.asked, self.skipped = context.upload(array), 0, skipped
+                self.shape = array[skipped:].shape
+            def __dlpack_device__(self):
+                return (2, 0)
+            def __dlpack__(self, *, stream, **asked):
+                from turnout.tensor import struct_of
+                self.asked += 1
+                capsule = self.tensor.__dlpack__(stream=stream)
+                inner = struct_of(capsule)
+                inner.data += 4 * self.skipped
+                inner.shape[0] -= self.skipped
+                return capsule
+
+        x, b = Foreign(np.arange(8, dtype="f").reshape(2, 4)), np.ones(4, "f")
+        bound = add.bind(x=x, b=b)
+        before = x.asked
+        for number in range(3):
+            values = np.full((2, 4), number, "f")
+            context.driver.cuMemcpyHtoD(x.tensor.address, values.ctypes.data, 32)
+            b[:] = 10 * number
+            assert np.array_equal(bound.run()["y"], values + 10 * number)
+        assert x.asked == before + 3  # so each run comes after what its owner did
+        out = np.empty((2, 4), "f")
+        assert add.bind(x=x, b=b, outputs={"y": out}).run()["y"] is out
+        assert np.array_equal(out, values + 20)
+        relu = turnout.load(model("g (float[N] x) => (float[N] y) { y = Relu(x) }"), device="cuda")
+        whole = np.arange(-8, 9, dtype="f")
+        assert np.array_equal(relu.run(x=Foreign(whole, skipped=1))["y"], np.maximum(whole[1:], 0))  # four bytes off where loads are wide
+    """)
+
+
 def test_runs_from_host_arrays_are_replayed_too() -> None:
     said = run("""
         text = "g (float[8, 8] x) => (float[8, 8] y) { a = Softmax(x) b = MatMul(a, a) c = Softmax(b) d = MatMul(c, a) y = Softmax(d) }"

@@ -154,19 +154,25 @@ class Model:
         """Host values, and such of devices outside host memory as can go in as they are."""
         if not program.takes or all(type(value) is np.ndarray for value in named.values()):
             return self._host_values(named)
+        taken = self._taken(named, program)
+        others = self._host_values({**named, **{self._input_names[k]: _NOTHING for k in taken}})
+        return [taken.get(k, value) for k, value in enumerate(others)]
+
+    def _taken(self, named: Mapping[str, Any], program: Program) -> dict[int, Any]:
+        """By position, the inputs that go in from the device where they lie."""
         taken = {}
         for position, take in program.takes.items():
             value = named.get(self._input_names[position])
             if is_elsewhere(value) and (made := take(value)) is not None:
                 taken[position] = made
-        others = self._host_values({**named, **{self._input_names[k]: _NOTHING for k in taken}})
-        return [taken.get(k, value) for k, value in enumerate(others)]
+        return taken
 
     def bind(self, /, *arrays: Any, outputs: Mapping[str, Any] | None = None, **named: Any) -> Bound:
         """The same run again and again: `bound.run()` reads the given arrays anew each time, and writes into `outputs`.
 
         outputs: output name to a writable NumPy array that takes the result; an output without one gets its own where its shape is
         known. No input or output is copied where one partition in host memory takes the whole model.
+        A tensor on the device that reads it is read there, each time after what its owner has asked for by then; outputs come to the host.
         An array may be an input and the output that aliases it (`ValueInfo.alias`): it is updated in place where the device can, and
         else when the run is over, which is also what happens where any other output is given the memory of an input.
         Raises InvalidInput.
@@ -174,12 +180,25 @@ class Model:
         program = self._opened()
         if arrays:
             named = self._by_name(arrays, named)
-        values = self._host_values(named)
+        values = self._values(named, program)
         self._check(values)
         buffers = self._buffers(outputs or {})
         bound = Bound(program, self._output_names, values, buffers, self._handed(values, buffers))
+        there = {name: named[name] for name, value in zip(self._input_names, values, strict=True) if is_elsewhere(value)}
+        if there:
+            bound._call = self._taken_anew(bound._call, values, there, program)
         self._bounds.add(bound)
         return bound
+
+    def _taken_anew(self, call: Callable[[], Any], values: list[Any], there: Mapping[str, Any], program: Program) -> Callable[[], Any]:
+        """A bound call before which tensors on the device are asked for again, so that it comes after their owner's work."""
+
+        def again() -> Any:
+            for position, value in self._taken(there, program).items():
+                values[position] = value
+            return call()
+
+        return again
 
     def _buffers(self, given: Mapping[str, Any]) -> list[Any]:
         if strangers := set(given) - set(self._output_names):

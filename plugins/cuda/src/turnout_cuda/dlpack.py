@@ -19,12 +19,15 @@ if TYPE_CHECKING:
     from turnout_cuda.context import Context
     from turnout_cuda.tensor import DeviceTensor
 
-__all__ = ["CUDA", "Borrowed", "borrow", "export"]
+__all__ = ["ALIGNED", "CUDA", "Borrowed", "borrow", "export"]
 
 CUDA, _MANAGED = 2, 13  # dlpack.h, kDLCUDA and kDLCUDAManaged
 _LEGACY, _PER_THREAD = 1, 2  # cuda.h: the default streams, which are always there
 _KINDS = {"i": 0, "u": 1, "f": 2, "c": 5, "b": 6}  # dlpack.h, DLDataTypeCode
 _NUMPY = {code: kind for kind, code in _KINDS.items()}
+
+ALIGNED = 16
+"""Bytes that kernels take tensors to be aligned to: a part of another tensor may not be."""
 
 _Deleter = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 

@@ -134,7 +134,7 @@ class CudaProvider(Provider):
 
     def from_dlpack(self, value: Any, device: Device) -> Any | None:
         from turnout.tensor import Tensor
-        from turnout_cuda.dlpack import borrow
+        from turnout_cuda.dlpack import ALIGNED, borrow
         from turnout_cuda.tensor import DeviceTensor
 
         context = self.context(device)
@@ -142,7 +142,10 @@ class CudaProvider(Provider):
         if isinstance(own, DeviceTensor) and own.memory.context is context:
             return DeviceTensor(own.shape, own.dtype, own.memory)
         found = borrow(context, value)
-        return None if found is None else DeviceTensor(*found)
+        if found is None:
+            return None
+        tensor = DeviceTensor(*found)
+        return context.copied(tensor) if tensor.address % ALIGNED else tensor  # kernels load sixteen bytes at once
 
     def to_host(self, value: Any, device: Device) -> Any:
         from turnout_cuda.tensor import DeviceTensor
