@@ -28,7 +28,19 @@ from turnout.device import Device
 from turnout.errors import BrokenPlugin, TurnoutError, Unavailable
 from turnout.provider import Provider
 
-__all__ = ["CHILD_SECONDS", "Probed", "child_command", "ending", "forget_hangs", "in_child", "probe", "probe_all", "remembered_file"]
+__all__ = [
+    "CHILD_SECONDS",
+    "Probed",
+    "child_command",
+    "ending",
+    "forget_hangs",
+    "in_child",
+    "probe",
+    "probe_all",
+    "read_note",
+    "remembered_file",
+    "write_note",
+]
 
 log = logging.getLogger("turnout")
 
@@ -112,7 +124,7 @@ def _probe_in_child(provider: Provider, key: str, limit: float) -> TurnoutError 
     try:
         code, said = in_child("turnout.probe", provider.name, limit)
     except subprocess.TimeoutExpired:
-        _write(_hangs_file(), {**_read_hangs(), key: [time.time(), limit]})
+        write_note(_hangs_file(), {**_read_hangs(), key: [time.time(), limit]})
         return _hangs(provider, limit)
     except OSError as error:  # no interpreter to start (an embedded Python): nothing can be tried beforehand
         log.debug("no child process for the first probe of %s: %s", provider.name, error)
@@ -218,7 +230,7 @@ def _hung(key: str, limit: float) -> bool:
 
 
 def _read_hangs() -> dict[str, tuple[float, float]]:
-    found = _read(_hangs_file())
+    found = read_note(_hangs_file())
     try:
         return {key: (float(when), float(had)) for key, (when, had) in found.items()}
     except (AttributeError, TypeError, ValueError):
@@ -230,30 +242,31 @@ def _remembered(key: str) -> bool:
 
 
 def _read_keys() -> list[str]:
-    keys = _read(remembered_file())
+    keys = read_note(remembered_file())
     return [key for key in keys if isinstance(key, str)] if isinstance(keys, list) else []
 
 
 def _remember(key: str) -> None:
-    _write(remembered_file(), [*(k for k in _read_keys() if k != key), key])
+    write_note(remembered_file(), [*(k for k in _read_keys() if k != key), key])
 
 
-def _read(path: Path) -> Any:
+def read_note(path: Path) -> Any:
+    """What a file of notes holds; None where there is none that can be read."""
     try:
         return json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):
         return None
 
 
-def _write(path: Path, content: Any) -> None:
-    """Whole or not at all; a read-only home costs a child process each time, nothing else."""
+def write_note(path: Path, content: Any) -> None:
+    """Writes JSON, whole or not at all; a read-only home costs a child process each time, nothing else."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=path.parent, encoding="utf-8", delete=False) as file:
             json.dump(content, file, indent=1)
         os.replace(file.name, path)
     except OSError as error:
-        log.debug("cannot remember the probe in %s: %s", path, error)
+        log.debug("cannot remember it in %s: %s", path, error)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from turnout_ort.serialize import Model, to_model
 from turnout_ort.session import PlainSession, make_executable
 from turnout_ort.values import Port
 
-__all__ = ["alone", "assigned", "blame", "build", "in_place", "open_model", "ports", "signature"]
+__all__ = ["alone", "assigned", "blame", "build", "in_place", "open_model", "ports", "signature", "trivial"]
 
 _TRIALS = 64  # distinct nodes to try alone after a session failed; each takes about half a millisecond
 
@@ -153,6 +153,14 @@ def assigned(node: ir.Node, opsets: Mapping[str, int], options: Options) -> set[
         return set()
     session = open_model(to_model(graph, schemas().newest), lambda: _small(options))
     return {part.ep_name for part in session.get_provider_graph_assignment_info()}
+
+
+def trivial(settings: Any) -> None:
+    """Makes a session that only hands its input on, and lets go of it; raises what ONNX Runtime raises."""
+    import onnx
+
+    text = '<ir_version: 8, opset_import: ["": 13]> trivial (float[1] x) => (float[1] y) { y = Identity(x) }'
+    _session(onnx.parser.parse_model(text).SerializeToString(), settings)
 
 
 def _small(options: Options) -> Any:

@@ -19,6 +19,8 @@ _NOISE = (
     r"\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ",
     # a source position, with the function's signature or bare name behind it
     r"\S+\.(?:cc|cpp|cu|h):\d+ (?:[^()]*?::[^()]*\([^)]*\)(?: const)?(?:::<\S+)?(?: \[with [^\]]*\])? |\w+ )",
+    # DirectML's: where in the source and in memory, and the number of the error, before Windows' words for it
+    r"\S+\.cpp\(\d+\)\S+: \(caller: \w+\) Exception\(\d+\) tid\(\w+\) [0-9A-F]{8} ",
     r"^\S.{0,200}? was false\. (?=\S)",
     r"^Exception during (?:loading|initialization): ",
 )

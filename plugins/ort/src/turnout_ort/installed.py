@@ -1,7 +1,7 @@
 """Execution providers that are installed beside turnout, each offered as `ort-NAME:n`; nothing here knows any of them.
 
-Two kinds: plugin packages, which ONNX Runtime loads from a library of their own, and libraries inside the onnxruntime wheel itself
-(those of onnxruntime-gpu). A provider that another turnout plugin offers under its own name is left to that plugin.
+Two kinds: plugin packages, which ONNX Runtime loads from a library of their own, and those built into the onnxruntime wheel itself
+(onnxruntime-gpu, -openvino, -webgpu; CoreML on macOS). Those that turnout has a plugin for are left to it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from turnout.device import Device
 from turnout.errors import Unavailable
 from turnout.provider import No, Yes
+from turnout_ort.census import census
 from turnout_ort.provider import OrtProvider
 
 if TYPE_CHECKING:
@@ -25,12 +26,13 @@ if TYPE_CHECKING:
 __all__ = ["InstalledProvider", "installed"]
 
 _PACKAGE = re.compile(r"onnxruntime-(?:ep-)?(.+)")
-_LIBRARY = re.compile(r"onnxruntime/capi/(?:lib)?onnxruntime_providers_(\w+)\.(?:so|dll|dylib)$")
-_NO_PROVIDERS = frozenset({"shared", "extensions", "genai", "tools", "training"})
+_NO_PROVIDERS = frozenset({"extensions", "genai", "tools", "training"})
+_LEFT_OUT = frozenset({"cpu", "dml", "azure"})  # turnout-cpu's, turnout-directml's, and one that asks a server
+_DRIVERS = "its documentation says which drivers it wants"
 
 
 def installed() -> list[InstalledProvider]:
-    """One provider for each; only the lists of installed files are read."""
+    """One provider for each: the lists of installed files are read, and what the wheel said when it was asked."""
     found: dict[str, InstalledProvider] = {}
     for distribution in importlib.metadata.distributions():
         name = re.sub(r"[-_.]+", "-", distribution.metadata["Name"] or "").lower()
@@ -42,13 +44,11 @@ def installed() -> list[InstalledProvider]:
 
 
 def _offers(name: str, distribution: importlib.metadata.Distribution) -> Iterator[tuple[str, str]]:
-    """(short name, module that knows where its library is; "" where ONNX Runtime has it built in)."""
+    """(short name, module that knows where its library is; "" where the wheel has it built in)."""
     files = [str(file).replace("\\", "/") for file in distribution.files or ()]
     if any(file.startswith("onnxruntime/") for file in files):
-        for file in files:
-            library = _LIBRARY.search(file)
-            if library and library[1] not in _NO_PROVIDERS:
-                yield library[1].replace("_", "-").lower(), ""
+        short_names = (ep.removesuffix("ExecutionProvider").lower() for ep in census().providers)
+        yield from ((short, "") for short in short_names if short not in _LEFT_OUT)
         return
     package = _PACKAGE.fullmatch(name)
     modules = [file.removesuffix("/__init__.py") for file in files if file.count("/") == 1 and file.endswith("/__init__.py")]
@@ -73,21 +73,31 @@ class InstalledProvider(OrtProvider):
 
         if not self._module:
             self.ep = self._built_in()  # type: ignore[misc]
+            self._start()
             return [Device(self.name, description=f"ONNX Runtime, {self.ep}")]
         self.ep = self._register()  # type: ignore[misc]
         self._devices = [one for one in onnxruntime().get_ep_devices() if one.ep_name == self.ep]
         if not self._devices:
-            raise Unavailable(f"{self.ep} finds no device that it can use", hint="its documentation says which drivers it wants")
+            raise Unavailable(f"{self.ep} finds no device that it can use", hint=_DRIVERS)
         return [Device(self.name, index, _described(one, self.ep)) for index, one in enumerate(self._devices)]
 
     def _built_in(self) -> str:
         from turnout_ort.runtime import onnxruntime
 
-        wanted = self._short.replace("-", "").lower()
         for ep in onnxruntime().get_available_providers():
-            if ep.removesuffix("ExecutionProvider").lower() == wanted:
+            if ep.removesuffix("ExecutionProvider").lower() == self._short:
                 return str(ep)
-        raise Unavailable(f"ONNX Runtime here has a library for {self._short}, and no such provider", hint=self.hint)
+        raise Unavailable(f"ONNX Runtime here has no provider {self._short} any more", hint=self.hint)
+
+    def _start(self) -> None:
+        """Raises Unavailable where no session can be made with it: that a wheel holds a provider does not say that the machine does."""
+        from turnout_ort.build import trivial
+        from turnout_ort.failures import sentence
+
+        try:
+            trivial(self.session_options(Device(self.name), None, strict=False))
+        except Exception as error:  # whatever the library below says: no device, no driver, another library that is missing
+            raise Unavailable(f"{self.ep} does not start here: {sentence(error)}", hint=_DRIVERS) from error
 
     def _register(self) -> str:
         """Tells ONNX Runtime of the plugin's library, as its package says where it is; the name of its execution provider."""

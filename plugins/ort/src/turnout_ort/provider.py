@@ -65,10 +65,12 @@ class OrtProvider(Provider):
         if key not in self._trials:
             opsets = {**graph.opset_imports, node.domain: node.version or 1}
             try:
-                placed = assigned(node, opsets, lambda: self.session_options(device, None, strict=False))
+                placed = assigned(node, opsets, lambda: self.session_options(device, None))  # as strict as the partition will be
                 self._trials[key] = Yes() if placed <= {self.ep} else No(f"{self.ep} leaves {node.op_type} to {_CPU}")
             except Exception as error:  # whatever a compiler below says of a node it does not take
-                self._trials[key] = No(f"{self.ep} does not take {node.op_type}: {sentence(error)}")
+                left = "fallback to CPU EP" in str(error)
+                why = f"leaves {node.op_type} to {_CPU}" if left else f"does not take {node.op_type}: {sentence(error)}"
+                self._trials[key] = No(f"{self.ep} {why}")
         return self._trials[key]
 
     def compile(self, graph: ir.GraphView, device: Device, options: BaseModel | None) -> Executable:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from turnout.graph import subgraphs, type_name
 from turnout.operator import operator_of
 from turnout.provider import No, Yes
+from turnout_ort.census import census
 from turnout_ort.runtime import bindings
 
 if TYPE_CHECKING:
@@ -203,8 +204,9 @@ PLUGINS: set[str] = set()
 
 @functools.cache
 def registry(ep: str) -> Registry:
-    """The registry of an execution provider; false where it registers no kernels, as compiling ones do."""
-    kernels = [kernel for kernel in bindings().get_all_opkernel_def() if kernel.provider == ep]
+    """The registry of an execution provider; false where it registers no kernels, as compiling ones do, or where asking would crash."""
+    everything = bindings().get_all_opkernel_def() if census().kernels else ()
+    kernels = [kernel for kernel in everything if kernel.provider == ep]
     of_plugin = getattr(bindings(), "get_registered_ep_kernel_defs", None)  # not in the first releases with plugins
     if not kernels and of_plugin is not None and ep in PLUGINS:
         kernels = list(of_plugin(ep))
