@@ -46,3 +46,13 @@ def test_a_broken_provider_is_caught_by_its_level_and_no_other(broken):
     failed = [result for result in results if result.outcome == "failed"]
     assert {result.level for result in failed} == {level}, failed[:5]
     assert kind in {result.kind for result in failed}
+
+
+def test_nothing_is_held_against_who_promises_finite_numbers_only():
+    broken = next(one for one in BROKEN if level_and_kind(one) == ("operators", "special"))
+    honest = type(broken.__name__, (broken,), {"finite": "its arithmetic has no NaN"})
+    results = list(Kit(honest(), broken.only).run(["operators"]))
+    wrong = [result for result in results if result.detail.startswith("its arithmetic has no NaN")]
+    assert wrong
+    assert {(result.kind, result.outcome) for result in wrong} == {("special", "refused")}
+    assert "failed" not in {result.outcome for result in results}

@@ -136,6 +136,8 @@ class Provider(abc.ABC):
     api: ClassVar[int] = API
     rank: ClassVar[int] = 50
     """Lower goes first where the user named no device; cpu is 90, the reference provider 100."""
+    finite: ClassVar[str] = ""
+    """Why nothing is promised of NaN, infinities and the ends of a type's range, in a sentence; "" where what ONNX says holds there too."""
     Options: ClassVar[type[BaseModel] | None] = None
     """The provider's own section of the load options: `load(..., options={"cpu": {"threads": 2}})`."""
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import gc
-import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from turnout.errors import Closed
 from turnout.provider import Executable
+from turnout.testing.held import held
 from turnout.testing.result import Result
 from turnout.testing.subject import Subject
 from turnout.testing.workhorse import NONE, Workhorse, workhorse
@@ -170,37 +168,27 @@ def _threads(subject: Subject, horse: Workhorse) -> str:
 
 def _growth(subject: Subject, horse: Workhorse) -> str:
     """A hundred models with a weight of one MB each, loaded, run and closed, leave memory, files and threads as they were."""
-    if not Path("/proc/self/statm").exists():
-        return f"{_SKIP}this system has no /proc that tells what a process holds"
     proto = horse.model(WEIGHT)
     for _ in range(10):
         _once(subject, proto)
-    before = _held()
+    before = held()
     for _ in range(LOADS):
         _once(subject, proto)
-    after = _held()
+    after = held()
+    if before is None or after is None:
+        return f"{_SKIP}this system does not tell what a process holds"
     grown = {what: after[what] - before[what] for what in after}
     if grown["bytes"] > GROWTH:
         return f"the process grew by {grown['bytes'] / 1e6:.0f} MB over {LOADS} models that were loaded, run and closed"
-    for what in ("files", "threads"):
-        if grown[what] > LOADS // 10:
-            return f"{grown[what]} {what} are left open after {LOADS} models were loaded, run and closed"
+    for what, count in grown.items():
+        if what != "bytes" and count > LOADS // 10:
+            return f"{count} {what} are left open after {LOADS} models were loaded, run and closed"
     return ""
 
 
 def _once(subject: Subject, proto: Any) -> None:
     with subject.opened(proto) as model:
         model.run(x=_x(1, WEIGHT))
-
-
-def _held() -> dict[str, int]:
-    gc.collect()
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return {
-        "bytes": pages * os.sysconf("SC_PAGE_SIZE"),
-        "files": len(list(Path("/proc/self/fd").iterdir())),
-        "threads": len(list(Path("/proc/self/task").iterdir())),
-    }
 
 
 _CHECKS: dict[str, Callable[[Subject, Workhorse], str]] = {

@@ -94,7 +94,7 @@ def attempt(subject: Subject, case: Case) -> Iterator[Result]:
         yield result("refused", refusal or "")
         return
     try:
-        yield from _runs(program, case, result)
+        yield from _runs(program, case, result, subject.provider.finite if case.name.startswith("special/") else "")
     finally:
         program.close()
 
@@ -125,7 +125,8 @@ _WORDS = 4
 """A reason with fewer words cannot say both what is refused and why."""
 
 
-def _runs(program: Program, case: Case, result: Callable[..., Result]) -> Iterator[Result]:
+def _runs(program: Program, case: Case, result: Callable[..., Result], unpromised: str) -> Iterator[Result]:
+    """unpromised: why a wrong result is none, where the provider promises nothing of such numbers."""
     for number, given in enumerate(case.runs):
         fed = [_copied(value) for value in given]
         try:
@@ -149,7 +150,7 @@ def _runs(program: Program, case: Case, result: Callable[..., Result]) -> Iterat
             yield result("skipped", str(error))
             return
         if problem:
-            yield result("failed", problem)
+            yield result("refused", f"{unpromised}: {problem}") if unpromised else result("failed", problem)
             return
     yield result("passed")
 

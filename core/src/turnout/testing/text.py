@@ -39,7 +39,8 @@ def text(subject: Subject) -> Iterator[Result]:
     if why := _absent():
         yield Result("text", "text/any", "skipped", why)
         return
-    with tempfile.TemporaryDirectory() as folder, _reachable(subject):
+    # on Windows a file that is still mapped cannot be deleted
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, _reachable(subject):
         for architecture in ARCHITECTURES:
             file = Path(folder) / f"{architecture}.gguf"
             file.write_bytes(decoder(architecture))
