@@ -186,19 +186,20 @@ def test_what_directml_would_compute_wrongly_without_a_word_is_refused() -> None
     assert quirk(ir.Node("com.microsoft", "GroupQueryAttention", [q, q, q], [], version=1)) is None
 
 
-def test_installed_providers_are_found_in_the_lists_of_files(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_installed_providers_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     from turnout_ort import installed
+    from turnout_ort.census import Census
 
     def distribution(name: str, *files: str) -> Any:
         return SimpleNamespace(metadata={"Name": name}, files=files)
 
     there = [
         distribution("onnxruntime_ep_thing", "onnxruntime_ep_thing/__init__.py", "onnxruntime_ep_thing/libthing.so"),
-        distribution(
-            "onnxruntime-gpu", "onnxruntime/capi/libonnxruntime_providers_cuda.so", "onnxruntime/capi/libonnxruntime_providers_shared.so"
-        ),
+        distribution("onnxruntime-gpu", "onnxruntime/__init__.py", "onnxruntime/capi/libonnxruntime_providers_shared.so"),
         distribution("onnxruntime-genai", "onnxruntime_genai/__init__.py"),
         distribution("numpy", "numpy/__init__.py"),
     ]
     monkeypatch.setattr(installed.importlib.metadata, "distributions", lambda: there)
+    built_in = ("CUDAExecutionProvider", "DmlExecutionProvider", "AzureExecutionProvider", "CPUExecutionProvider")
+    monkeypatch.setattr(installed, "census", lambda: Census(built_in))
     assert [one.name for one in installed.installed()] == ["ort-cuda", "ort-thing"]

@@ -1,6 +1,6 @@
-"""What is checked in the rig, by its Windows Python: `tests/rigs/directml/check [threads] [vision] [language] [nodes]`.
+"""What is checked in the rig, by its Windows Python: `tests/rigs/directml/check [threads] [vision] [grouped] [capture] [language] [suite]`.
 
-Ends with status 1 where anything is wrong.
+`levels` and `nodes` are the greater part of `suite`, in less time. Ends with status 1 where anything is wrong.
 """
 
 import sys
@@ -14,8 +14,10 @@ from onnx import TensorProto, numpy_helper
 
 import turnout
 from turnout import plugins, probe
+from turnout.testing.levels import run
 from turnout.testing.onnx_cases import onnx_cases
 from turnout.testing.operators import attempt
+from turnout.testing.result import LEVELS, summary
 from turnout.testing.subject import Subject
 
 OPERATORS = 120  # that must pass
@@ -24,27 +26,36 @@ MODELS = Path("/w/models")
 RNG = np.random.default_rng(7)
 
 
+def suite(levels=None):
+    """`turnout suite directml --require`: the conformance kit, fallback forbidden; some ten minutes more than `nodes` and `levels`."""
+    found = summary(told(run("directml", levels, require=True)))
+    for level, counts in found.levels.items():
+        print(f"{level:10}", *(f"{outcome} {count}" for outcome, count in counts.items()))
+    print(found.line("directml"))
+    return found.ok and (levels is not None or len(found.operators) >= OPERATORS)
+
+
+def levels():
+    """Every level of the kit but the sweep over its operators' cases."""
+    return suite([level for level in LEVELS if level not in ("operators", "honesty")])
+
+
 def nodes():
-    """Every case of ONNX's node suite that the provider claims, with fallback forbidden."""
+    """Of that sweep, ONNX's own node suite."""
     provider = next(one for one in plugins.providers() if one.name == "directml")
     subject = Subject(provider, probe.probe(provider).devices[0])
-    passed, failed, refused, operators = 0, [], 0, set()
-    for case in onnx_cases():
-        if not case.name.startswith("onnx/test_"):
-            continue
-        for result in attempt(subject, case):
-            if result.outcome == "passed":
-                passed += 1
-                operators |= {(domain, name) for domain, name, _ in result.operators}
-            elif result.outcome == "failed":
-                failed.append(f"{result.level} {result.case}: {result.detail}")
-            elif result.outcome == "refused":
-                refused += 1
-    print(f"directml: {passed} of {passed + len(failed)} claimed cases passed, operators: {len(operators)}")
-    print(f"refused, with the reason: {refused}")
-    for line in failed:
-        print("FAILED", line)
-    return not failed and len(operators) >= OPERATORS
+    cases = (case for case in onnx_cases() if case.name.startswith("onnx/test_"))
+    found = summary(told(result for case in cases for result in attempt(subject, case)))
+    print(found.line("directml"), f"refused, with the reason: {found.levels['operators']['refused']}", sep="\n")
+    return found.ok and len(found.operators) >= OPERATORS
+
+
+def told(results):
+    """The same results, each failure told as it comes."""
+    for result in results:
+        if result.outcome == "failed":
+            print("FAILED", result, flush=True)
+        yield result
 
 
 def half(model, shapes):
@@ -106,6 +117,50 @@ def language():
     return max(errors) <= FP16 and all(one == other for one, other in said)
 
 
+GROUPED = """<ir_version: 10, opset_import: ["": 20, "com.microsoft": 1]> grouped
+    (float[1,S,64] q, float[1,S,32] k, float[1,S,32] v, float[1,2,12,16] pk, float[1,2,12,16] pv, int32[1] last, int32 total,
+     float[32,8] cos, float[32,8] sin) => (float[1,S,64] y, float[1,2,12,16] nk, float[1,2,12,16] nv) {
+        y, nk, nv = com.microsoft.GroupQueryAttention<num_heads=4, kv_num_heads=2, HOW>(q, k, v, pk, pv, last, total, cos, sin)
+    }"""
+
+
+def grouped():
+    """GroupQueryAttention with what DirectML's own kernel never reads: a prompt of six tokens, then one more, as the CPU provider does."""
+    worst = 0.0
+    for how in ("do_rotary=1", "softcap=1.5", "local_window_size=3", "do_rotary=1, rotary_interleaved=1, softcap=2.0, local_window_size=2"):
+        models = [turnout.load(onnx.parser.parse_model(GROUPED.replace("HOW", how)), device=device) for device in ("cpu", "directml")]
+        feed = {name: RNG.standard_normal((32, 8)).astype(np.float32) for name in ("cos", "sin")}
+        feed |= {name: np.zeros((1, 2, 12, 16), np.float32) for name in ("pk", "pv")}
+        for tokens, past in ((6, 0), (1, 6)):
+            feed |= {name: RNG.standard_normal((1, tokens, size)).astype(np.float32) for name, size in (("q", 64), ("k", 32), ("v", 32))}
+            feed |= {"last": np.array([past + tokens - 1], np.int32), "total": np.array(past + tokens, np.int32)}
+            wanted, got = (model.run(**feed) for model in models)
+            worst = max(worst, *(float(np.abs(got[name] - wanted[name])[:, ..., : past + tokens, :].max()) for name in wanted))
+            feed |= {"pk": np.array(wanted["nk"]), "pv": np.array(wanted["nv"])}
+    print(f"grouped: GroupQueryAttention in other operators, maximum error {worst:.1e}")
+    return worst < 1e-4
+
+
+def capture():
+    """Commands that were recorded once give what other inputs want, in fixed shapes and in others; so do bound runs."""
+    text = """<ir_version: 8, opset_import: ["": 14]> g (float[N,4] x, float[N,4] z) => (float[N,4] y, float[N,4] u) {
+        t = Add(x, z) u = Mul(t, z) y = Relu(u) }"""
+    wrong = runs = 0
+    for size in ("3", "N"):
+        model = turnout.load(
+            onnx.parser.parse_model(text.replace("N", size)), device="directml", options={"directml": {"graph_capture": True}}
+        )
+        for number in range(12):
+            rows = 3 if size == "3" else 3 + number % 3
+            x, z = (RNG.integers(-9, 9, (rows, 4)).astype(np.float32) for _ in "xz")
+            got = model.bind(x=x, z=z).run() if number % 4 == 3 else model.run(x=x, z=z)
+            u = (x + z) * z
+            wrong += not (np.array_equal(got["u"], u) and np.array_equal(got["y"], np.maximum(u, 0)))
+            runs += 1
+    print(f"capture: {runs - wrong} of {runs} replayed runs right")
+    return not wrong
+
+
 def threads():
     """Eight threads, two models, one adapter."""
     texts = [f'<ir_version: 8, opset_import: ["": 17]> g (float16[N,8] x) => (float16[N,8] y) {{ y = {op}(x) }}' for op in ("Relu", "Neg")]
@@ -130,9 +185,10 @@ def threads():
     return not wrong
 
 
-CHECKS = {"threads": threads, "vision": vision, "language": language, "nodes": nodes}
+CHECKS = {one.__name__: one for one in (threads, vision, grouped, capture, language, levels, nodes, suite)}
+ALL = [name for name in CHECKS if name not in ("levels", "nodes")]  # the suite has them
 
 if __name__ == "__main__":
-    done = {name: CHECKS[name]() for name in sys.argv[1:] or CHECKS}
+    done = {name: CHECKS[name]() for name in sys.argv[1:] or ALL}
     print(f"\n{sum(done.values())} passed, {len(done) - sum(done.values())} failed", flush=True)
     sys.exit(not all(done.values()))

@@ -31,14 +31,14 @@ fi
 
 built=$(mktemp -d)
 trap 'rm -rf "$built"' EXIT
-for package in turnout turnout-cpu turnout-directml turnout-gguf turnout-ort turnout-ort-wheel turnout-toy; do
+for package in turnout turnout-cpu turnout-directml turnout-gguf turnout-ort turnout-ort-wheel turnout-text turnout-toy; do
     (cd "$checkout" && uv build --quiet --package "$package" --wheel -o "$built")
 done
 # numpy: those after 2.0 call a C function that Wine 10 lacks. onnxruntime: from a folder of its own, so that the wheels can be swapped.
 printf '%s\n' 'numpy==2.0.2' "onnxruntime-directml; sys_platform == 'none'" >"$built/overrides.txt"
 rm -rf "$w/site"
 windows --find-links "$built" --overrides "$built/overrides.txt" --target "$w/site" \
-    'turnout[testing]' turnout-cpu turnout-directml turnout-gguf turnout-toy pytest-timeout colorama
+    'turnout[testing]' turnout-cpu turnout-directml turnout-gguf turnout-text turnout-toy pytest-timeout colorama
 for wheel in directml windowsml; do
     [ -d "$w/ort-$wheel" ] || windows --no-deps --target "$w/ort-$wheel" "onnxruntime-$wheel"
 done

@@ -16,6 +16,8 @@ from turnout.expand import body_of
 from turnout.graph import attribute, constant_array, element_type, input_at, ir, is_constant, shape_of, subgraphs
 from turnout.operator import operator_of
 from turnout.provider import No, Rewrite, Yes
+from turnout_directml.draft import Draft, twin
+from turnout_directml.grouped import grouped_attention
 
 __all__ = ["OPSET", "folds", "rewrites"]
 
@@ -66,9 +68,12 @@ def _lowered(node: ir.Node, opset: int, supports: Supports, deepest: int) -> Low
 def folds(node: ir.Node) -> bool:
     """Whether what the node gives follows from the shapes of other values and constants.
 
-    Sessions are made with all shapes known, and ONNX Runtime computes such nodes while it makes them: they need no kernel.
+    Sessions are made with all shapes known, and ONNX Runtime computes such nodes while it makes them: they need no kernel. (Not the Size
+    of strings.)
     """
     operator = operator_of(node)
+    if any(value is not None and element_type(value) == ir.DataType.STRING for value in node.inputs):
+        return False
     return operator is not None and operator.since_version <= OPSET and _from_shapes(node)
 
 
@@ -79,40 +84,6 @@ def _from_shapes(node: ir.Node) -> bool:
     if not given or any(True for _ in subgraphs(node)):
         return False
     return all(is_constant(value) or ((made := value.producer()) is not None and _from_shapes(made)) for value in given)
-
-
-class Draft:
-    """The nodes that stand for one node, in order. `add` gives the first output of the node that it adds."""
-
-    def __init__(self, node: ir.Node, opset: int) -> None:
-        self.node = node
-        self.nodes: list[ir.Node] = []
-        self._opset = opset
-        self._prefix = f"{next(value.name for value in node.outputs if value.name)}/directml"
-
-    def add(self, op_type: str, *inputs: ir.Value | None, out: ir.Value | None = None, domain: str = "", **attributes: Any) -> ir.Value:
-        """A node; `out` is the value of the old node whose place its output takes."""
-        made = ir.Value(name=f"{self._prefix}.{len(self.nodes)}") if out is None else twin(out)
-        version = 1 if domain else self._opset
-        given = [ir.convenience.convert_attribute(name, value) for name, value in attributes.items() if value is not None]
-        self.nodes.append(ir.Node(domain, op_type, inputs, given, outputs=[made], version=version))
-        return made
-
-    def constant(self, array: Any) -> ir.Value:
-        """A new constant."""
-        array = np.asarray(array)
-        name = f"{self._prefix}.constant.{len(self.nodes)}.{array.dtype}.{'_'.join(map(str, array.ravel().tolist()))}"
-        value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
-        value.type, value.shape = ir.TensorType(value.const_value.dtype), ir.Shape(array.shape)  # type: ignore[union-attr]
-        return value
-
-    def ints(self, *numbers: int) -> ir.Value:
-        return self.constant(np.array(numbers, np.int64))
-
-
-def twin(value: ir.Value) -> ir.Value:
-    """A value of the same name, type and shape, for a node that stands in another's place."""
-    return ir.Value(name=value.name, type=value.type, shape=value.shape)
 
 
 # the rules
@@ -348,6 +319,7 @@ RULES: Sequence[tuple[str, Rule]] = (
     ("SimplifiedLayerNormalization", simplified_norm),
     ("com.microsoft's RotaryEmbedding", rotary_of_microsoft),
     ("RotaryEmbedding away from its Split", rotary_of_a_later_part),
+    ("attention over its cache", grouped_attention),
     ("Identity", left_out),
     ("{} by its definition", by_definition),
 )

@@ -32,7 +32,7 @@ class DirectMLOptions(BaseModel):
         default=None, description="instead of the best: a DXGI number, a part of its name, high_performance or minimum_power"
     )
     metacommands: bool = Field(default=True, description="let the driver use its own kernels for convolutions, products ...")
-    graph_capture: bool = Field(default=False, description="record the commands of a run once and replay them; wants fixed shapes")
+    graph_capture: bool = Field(default=False, description="record the commands of a run once and replay them; DXGI adapter 0 only")
     shapes: int = Field(default=8, ge=1, description="sessions kept, one for each shape of the inputs that was run")
 
 
@@ -42,6 +42,7 @@ class DirectMLProvider(OrtProvider):
     name = "directml"
     rank = 30
     ep = EP
+    finite = "Direct3D's shaders leave open what NaN, infinities and the ends of a type's range give"
     hint = _HINT
     Options: ClassVar[type[BaseModel] | None] = DirectMLOptions
 
@@ -80,10 +81,16 @@ class DirectMLProvider(OrtProvider):
 
         settings = options if isinstance(options, DirectMLOptions) else DirectMLOptions()
         adapter = chosen(settings.adapter, self._adapters, device)
-        return open_graph(graph, lambda strict: self._settings(adapter, settings, strict), lock_of(adapter.number), shapes=settings.shapes)
+        return open_graph(
+            graph,
+            lambda strict, capture: self._settings(adapter, settings, strict=strict, capture=capture),
+            lock_of(adapter.number),
+            shapes=settings.shapes,
+            capture=settings.graph_capture and adapter.number == 0,  # ONNX Runtime's Python interface has device memory on that one only
+        )
 
-    def _settings(self, adapter: Adapter, options: DirectMLOptions, strict: bool) -> Any:
-        """New SessionOptions for an adapter. `strict` forbids ONNX Runtime to move a node to its CPU provider."""
+    def _settings(self, adapter: Adapter, options: DirectMLOptions, *, strict: bool, capture: bool) -> Any:
+        """New SessionOptions for an adapter. strict: ONNX Runtime may move no node to its CPU provider. capture: commands are recorded."""
         from turnout_ort.runtime import onnxruntime
 
         settings = onnxruntime().SessionOptions()
@@ -94,7 +101,7 @@ class DirectMLProvider(OrtProvider):
         settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         if strict:
             settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        if options.graph_capture:
+        if capture:
             settings.add_session_config_entry("ep.dml.enable_graph_capture", "1")
         given = {"device_id": str(adapter.number), "disable_metacommands": str(not options.metacommands)}
         settings.add_provider(EP, given)

@@ -60,6 +60,10 @@ def _has_float(node: ir.Node) -> bool:
     return _type(node, 0) in (ir.DataType.FLOAT, ir.DataType.FLOAT16, None)
 
 
+def _is_long(node: ir.Node) -> bool:
+    return _type(node, 0) in (ir.DataType.INT64, ir.DataType.UINT64)
+
+
 def _bounds_may_cross(node: ir.Node) -> bool:
     low, high = input_at(node, 1), input_at(node, 2)
     if low is None or high is None:
@@ -173,6 +177,9 @@ QUIRKS: Sequence[Quirk] = (
         _has_float,
     ),
     Quirk(("Pad",), "is wrong where Pad takes away (a negative count), and here it may", _may_crop),
+    Quirk(("ReduceL2", "ReduceMean"), "does not take the mean or the norm of integers", lambda node: not _has_float(node)),
+    Quirk(("ReduceMax", "ReduceMin"), "does not take the extremes of float64", lambda node: _type(node, 0) == ir.DataType.DOUBLE),
+    Quirk(("ReduceProd", "ReduceSumSquare"), "does not multiply integers of 64 bits over all axes", _is_long),
     Quirk(("ReduceSumSquare",), "gives ReduceSumSquare of uint32 another type", lambda node: _type(node, 0) == ir.DataType.UINT32),
     Quirk(("Shrink",), "rounds the numbers of Shrink where the tensor holds integers", lambda node: not _has_float(node)),
     Quirk(("PRelu",), "does not broadcast what PRelu takes from an axis of one element", _slope_is_larger),

@@ -3,34 +3,44 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from turnout.device import HOST
 from turnout.errors import CompileError, RunError
 from turnout.graph import captures, ir
 from turnout.provider import Executable
+from turnout.reference import REFERENCE
 from turnout_directml.adapters import EP
+from turnout_directml.capture import captured
 from turnout_directml.dialect import OPSET
 from turnout_ort.build import blame, open_model, ports
 from turnout_ort.failures import input_error, sentence
 from turnout_ort.registry import schemas
+from turnout_ort.runtime import onnxruntime
 from turnout_ort.serialize import Model, to_model
 from turnout_ort.session import PlainSession, make_executable
+from turnout_ort.values import Port
 
 __all__ = ["open_graph"]
 
-Settings = Callable[[bool], Any]
-"""New SessionOptions; True forbids ONNX Runtime's CPU provider."""
+log = logging.getLogger("turnout")
+
+Settings = Callable[[bool, bool], Any]
+"""New SessionOptions: whether ONNX Runtime's CPU provider is forbidden, and whether commands are recorded."""
 
 _NO_FUSION = "ep.dml.disable_graph_fusion"
 
 Shapes = tuple[tuple[int, ...], ...]
 
 
-def open_graph(graph: ir.GraphView, settings: Settings, lock: threading.RLock, *, shapes: int) -> Executable:
+def open_graph(graph: ir.GraphView, settings: Settings, lock: threading.RLock, *, shapes: int, capture: bool = False) -> Executable:
     """The partition, compiled. Where its inputs' shapes are known it is one session; else one for each of `shapes` shapes.
+
+    capture: the commands of a run are recorded and replayed, where that can be.
 
     Raises CompileError with the positions of the nodes at fault.
     """
@@ -41,11 +51,32 @@ def open_graph(graph: ir.GraphView, settings: Settings, lock: threading.RLock, *
         try:
             # With free shapes this session only shows that the nodes are taken, and is dropped: what computes shapes is on the CPU
             # in it, and is gone once the shapes are fixed.
-            session = _open(model, lambda: settings(fixed))
+            session = _open(model, lambda: settings(fixed, False))
         except Exception as error:
-            raise blame(error, graph, model, lambda: settings(False), newest) from error
+            raise blame(error, graph, model, lambda: settings(False, False), newest) from error
         first = make_executable(session, *ports(session, graph), model.weights)
-    return Sessions(model, settings, lock, first, shapes if not fixed else None, _read(graph))
+        if fixed and capture:
+            first = _recorded(model, settings, first.inputs, first.outputs) or first
+    return Sessions(
+        model,
+        settings,
+        lock,
+        first,
+        shapes if not fixed else None,
+        read=_read(graph),
+        capture=capture,
+        reference=lambda: REFERENCE.compile(graph, HOST, None),
+    )
+
+
+def _recorded(model: Model, settings: Settings, inputs: Sequence[Port], outputs: Sequence[Port]) -> PlainSession | None:
+    """The model as a session that replays its commands; None where DirectML does not take it so."""
+    try:
+        session = _open(model, lambda: settings(True, True))
+    except Exception as error:
+        log.info("graph_capture: %s", sentence(error))
+        return None
+    return captured(session, inputs, outputs, model.weights)
 
 
 def _read(graph: ir.GraphView) -> list[bool]:
@@ -67,11 +98,39 @@ def _open(model: Model, options: Callable[[], Any]) -> Any:
     try:
         session = open_model(model, options)
     except Exception:
-        session = open_model(model, lambda: _apart(options()))
+        model = _outputs_apart(model)
+        try:
+            session = open_model(model, options)
+        except Exception:
+            session = open_model(model, lambda: _apart(options()))
     first = session.get_providers()[0]
     if first != EP:
         raise CompileError(f"ONNX Runtime gave the session to {first}", hint="`turnout doctor` tells whether the adapter is well")
     return session
+
+
+def _on_cpu() -> Any:
+    settings = onnxruntime().SessionOptions()
+    settings.log_severity_level = 4
+    return settings
+
+
+def _outputs_apart(model: Model) -> Model:
+    """The model, with a copy for each output that its own nodes read too.
+
+    DirectML fuses an activation into the Add, Conv or Gemm before it, and does not look whether what lies between is an output.
+    """
+    import onnx
+
+    proto = onnx.ModelProto.FromString(model.proto)
+    read = {name for node in proto.graph.node for name in node.input}
+    made = {name for node in proto.graph.node for name in node.output}
+    inside = {output.name: f"{output.name}/inside" for output in proto.graph.output if output.name in read & made}
+    for node in proto.graph.node:
+        for names in (node.input, node.output):
+            names[:] = [inside.get(name, name) for name in names]
+    proto.graph.node.extend(onnx.helper.make_node("Identity", [new], [name]) for name, new in inside.items())
+    return dataclasses.replace(model, proto=proto.SerializeToString())
 
 
 def _apart(settings: Any) -> Any:
@@ -84,22 +143,34 @@ class Sessions(Executable):
     """A model on one adapter.
 
     limit: how many shapes keep a session; the one that was not used for longest goes first. None where all shapes are known, and
-    `first` is the one session; else `first` only knows the inputs and outputs. read: of each input, whether a node reads it.
+    `first` is the one session; else `first` only knows the inputs and outputs. read: of each input, whether a node reads it. capture:
+    whether later sessions are recorded. reference: makes what runs empty tensors that even ONNX Runtime's CPU provider has no kernel for.
     """
 
     checks_inputs = True
 
     def __init__(
-        self, model: Model, settings: Settings, lock: threading.RLock, first: PlainSession, limit: int | None, read: Sequence[bool]
+        self,
+        model: Model,
+        settings: Settings,
+        lock: threading.RLock,
+        first: PlainSession,
+        limit: int | None,
+        *,
+        read: Sequence[bool],
+        capture: bool,
+        reference: Callable[[], Executable],
     ) -> None:
         self.inputs, self.outputs = first.inputs, first.outputs
         self._model = model
         self._settings = settings
         self._read = read
+        self._capture = capture
+        self._reference = reference
         self._lock = lock
         self._only = first if limit is None else None
         self._limit = limit or 1
-        self._kept: OrderedDict[Shapes, PlainSession] = OrderedDict()
+        self._kept: OrderedDict[Shapes, Executable] = OrderedDict()
         self._placement = first.placement()
 
     def run(self, values: Sequence[Any], out: Sequence[Any] | None = None) -> Sequence[Any]:
@@ -112,14 +183,10 @@ class Sessions(Executable):
             self._session(values).bind(values, out)  # refuses now what does not fit
         return lambda: self.run(values, out)
 
-    def _session(self, values: Sequence[Any]) -> PlainSession:
+    def _session(self, values: Sequence[Any]) -> Executable:
         wrong = input_error(self.inputs, values)
         if wrong is not None:
             raise wrong
-        given = zip(self.inputs, values, self._read, strict=True)
-        empty = next((port.name for port, value, read in given if read and getattr(value, "size", 1) == 0), None)
-        if empty is not None:
-            raise RunError(f"input {empty!r} is an empty tensor, which DirectML does not have", hint="device=['cpu'] runs it")
         if self._only is not None:
             return self._only
         shapes = tuple(tuple(value.shape) if hasattr(value, "shape") else () for value in values)
@@ -129,16 +196,27 @@ class Sessions(Executable):
             self._kept.popitem(last=False)
         return found
 
-    def _make(self, shapes: Shapes) -> PlainSession:
+    def _make(self, shapes: Shapes) -> Executable:
+        model = _with_shapes(self._model, shapes)
+        empty = next((port.name for port, shape, read in zip(self.inputs, shapes, self._read, strict=True) if read and 0 in shape), None)
         try:
-            session = _open(_with_shapes(self._model, shapes), lambda: self._settings(True))
+            if empty is None:
+                session = _open(model, lambda: self._settings(True, False))
+            else:
+                log.warning("input %r is an empty tensor, which DirectML does not have: ONNX Runtime's CPU provider runs it", empty)
+                session = open_model(model, _on_cpu)
         except Exception as error:
+            if empty is not None:  # a type that the CPU provider has no kernel for
+                return self._reference()
             said = ", ".join(f"{port.name} {list(shape)}" for port, shape in zip(self.inputs, shapes, strict=True))
             raise RunError(
                 f"DirectML cannot run the partition with {said}: {sentence(error)}",
                 hint="allow another device to help: device=['directml', 'cpu']",
             ) from error
-        self._placement = (made := make_executable(session, self.inputs, self.outputs, self._model.weights)).placement()
+        made = make_executable(session, self.inputs, self.outputs, self._model.weights)
+        if self._capture and empty is None:
+            made = _recorded(model, self._settings, self.inputs, self.outputs) or made
+        self._placement = made.placement()
         return made
 
     def placement(self) -> Mapping[str, int]:
