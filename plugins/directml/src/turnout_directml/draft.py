@@ -33,7 +33,7 @@ class Draft:
     def constant(self, array: Any) -> ir.Value:
         """A new constant."""
         array = np.asarray(array)
-        name = f"{self._prefix}.constant.{len(self.nodes)}.{array.dtype}.{'_'.join(map(str, array.ravel().tolist()))}"
+        name = f"{self._prefix}.constant.{len(self.nodes)}.{array.dtype}{list(array.shape)}.{'_'.join(map(str, array.ravel().tolist()))}"
         value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
         value.type, value.shape = ir.TensorType(value.const_value.dtype), ir.Shape(array.shape)  # type: ignore[union-attr]
         return value
