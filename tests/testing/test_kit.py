@@ -75,6 +75,15 @@ def test_a_summary_counts():
     assert found.levels == {"operators": {"passed": 1, "failed": 1, "refused": 1}, "probe": {"passed": 1}}
 
 
+@pytest.mark.parametrize("required", [False, True])
+def test_a_level_that_is_skipped_is_no_claim(required: bool):
+    """As that of a provider which takes files whole."""
+    results = [Result("operators", "claims/any", "skipped", "it claims none of the cases"), Result("text", "streams/x", "passed")]
+    found = summary(strictly(one) if required else one for one in results)
+    assert (found.claimed, found.passed, found.ok) == (0, 0, not required)
+    assert found.line("whole") == "whole: 1 checks passed" + (", failed: 1" if required else "")
+
+
 def test_a_claim_that_does_not_compile_is_no_pass():
     results = list(run(HonestyCompiles(), ["operators"], only=["LeakyRelu"]))
     assert summary(results).claimed > summary(results).passed == 0

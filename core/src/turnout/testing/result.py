@@ -78,9 +78,10 @@ class Summary:
 
     @property
     def claimed(self) -> int:
-        """Operator cases that the provider claims."""
+        """Operator cases that the provider claims. That it claims none, or has no device, is a result too, but no case."""
         counts = self.levels.get("operators", {})
-        return sum(counts.values()) - counts.get("refused", 0)
+        general = sum(one.level == "operators" and not one.operators for one in (*self.skipped, *self.failures))
+        return sum(counts.values()) - counts.get("refused", 0) - general
 
     @property
     def passed(self) -> int:
@@ -88,9 +89,9 @@ class Summary:
         return self.levels.get("operators", {}).get("passed", 0)
 
     def line(self, name: str) -> str:
-        """`cpu: 1412 of 1412 claimed cases passed, operators: 183`, then what failed elsewhere."""
+        """`cpu: 1412 of 1412 claimed cases passed, operators: 183`, or `mine: 12 checks passed`; then how many failed."""
         parts = [f"{name}: {self.passed} of {self.claimed} claimed cases passed, operators: {len(self.operators)}"]
-        if "operators" not in self.levels:
+        if not self.claimed:
             parts = [f"{name}: {sum(counts.get('passed', 0) for counts in self.levels.values())} checks passed"]
         if self.failures:
             parts.append(f"failed: {len(self.failures)}")
