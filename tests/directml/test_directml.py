@@ -147,6 +147,19 @@ def test_rms_normalization_by_its_definition() -> None:
     )
 
 
+def test_rms_normalization_of_halves_is_computed_in_float32() -> None:
+    """DirectML's own kernel squares in halves: a mean square above 65504 gave another number (in the rig 11.7 for 8), or none."""
+    from turnout.formats import open_source
+
+    proto = onnx.parser.parse_model(
+        """<ir_version: 11, opset_import: ["": 23]>
+        g (float16[1,2,64] x, float16[64] s) => (float16[1,2,64] y) { y = RMSNormalization(x, s) }"""
+    )
+    graph = open_source(proto).model().graph
+    (found,) = rewrites(graph, lambda node: No("newer") if node.op_type == "RMSNormalization" else Yes())
+    assert [node.op_type for node in found.replacement] == ["Cast", "Cast", "SimplifiedLayerNormalization", "Cast"]
+
+
 @pytest.mark.parametrize("mode", ["linear", "circular"])
 def test_tensor_scatter_as_scatter_elements(mode: str) -> None:
     import turnout

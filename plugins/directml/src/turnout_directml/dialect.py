@@ -251,7 +251,8 @@ def scattered(node: ir.Node, opset: int) -> Sequence[ir.Node] | None:
 
 
 def simplified_norm(node: ir.Node, opset: int) -> Sequence[ir.Node] | None:
-    """RMSNormalization over the last axis as SimplifiedLayerNormalization: one kernel."""
+    """RMSNormalization over the last axis as SimplifiedLayerNormalization: one kernel. Of halves in float32, as `stash_type` says: the
+    kernel squares in halves otherwise, and a mean square above 65504, which a decoder's first token has, is wrong or no number."""
     if node.domain not in ("", "ai.onnx") or node.op_type != "RMSNormalization" or attribute(node, "axis", -1) != -1:
         return None
     x, scale = (input_at(node, position) for position in range(2))
@@ -259,7 +260,14 @@ def simplified_norm(node: ir.Node, opset: int) -> Sequence[ir.Node] | None:
         return None
     epsilon = attribute(node, "epsilon", 1e-5)
     norm = ir.convenience.convert_attributes({"axis": -1, "epsilon": epsilon, "stash_type": 1})
-    return [ir.Node("", "SimplifiedLayerNormalization", [x, scale], norm, outputs=[twin(node.outputs[0])], version=1)]
+    if element_type(x) != ir.DataType.FLOAT16:
+        return [ir.Node("", "SimplifiedLayerNormalization", [x, scale], norm, outputs=[twin(node.outputs[0])], version=1)]
+    draft = Draft(node, opset)
+    wide = [draft.add("Cast", value, to=int(ir.DataType.FLOAT)) for value in (x, scale)]
+    draft.nodes.append(ir.Node("", "SimplifiedLayerNormalization", wide, norm, version=1))
+    draft.nodes[-1].outputs[0].name = f"{node.outputs[0].name}/directml.wide"
+    draft.add("Cast", draft.nodes[-1].outputs[0], out=node.outputs[0], to=int(ir.DataType.FLOAT16))
+    return draft.nodes
 
 
 def rotary_of_microsoft(node: ir.Node, opset: int) -> Sequence[ir.Node] | None:
