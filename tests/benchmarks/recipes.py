@@ -90,7 +90,7 @@ def trained(folder: Path) -> Rows:
     """A decoder that starts in float32: perplexity of text like that which it was trained on, but not among it."""
     source = small_decoder()
     texts = {"calibration": str(source / "seen.txt"), "evaluation": str(source / "held_out.txt")}
-    yield from compared(source, folder, BLOCKS, {**texts, "evaluation_tokens": 8192, "calibration_tokens": 4096})
+    yield from compared(source, folder, BLOCKS, {**texts, "evaluation_tokens": 32768, "calibration_tokens": 4096})
 
 
 def small_decoder() -> Path:

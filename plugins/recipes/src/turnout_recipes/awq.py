@@ -7,15 +7,18 @@ rounding, so that AWQ is never worse on that text. Afterwards each block's range
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from turnout_recipes.blocks import Blocks, dequantised, joined, rounded
 
-__all__ = ["Seen", "narrowed", "output_error", "plain", "scales"]
+__all__ = ["Seen", "narrowed", "one_thread", "output_error", "plain", "scales"]
 
 Floats = NDArray[np.float32]
 
@@ -24,6 +27,19 @@ _ROWS = 256  # rows of activations, and columns of a matrix, with which exponent
 _COLUMNS = 384
 _RATIOS = (1.0, 0.92, 0.84, 0.76, 0.68)
 _AT_ONCE = 1 << 22  # weights worked on at a time
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Inside, NumPy's products stay on one thread: those of blocks are so small that a second one makes them sixteen times slower."""
+    with _threads().limit(limits=1, user_api="blas"):
+        yield
+
+
+@functools.cache
+def _threads() -> ThreadpoolController:
+    """Finding the libraries takes as long as rounding a matrix."""
+    return ThreadpoolController()
 
 
 @dataclass

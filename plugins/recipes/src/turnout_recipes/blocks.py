@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Blocks", "dequantised", "joined", "rounded"]
+__all__ = ["Blocks", "dequantised", "joined", "packed", "rounded", "unpacked"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ def rounded(
         low, high = low * shrink, high * shrink
     scales, zeros = _middle(low, high, bits) if symmetric else _range(low, high, bits)
     values = np.clip(np.rint(grouped / scales[..., None]) + zeros[..., None], 0, 2**bits - 1).astype(np.uint8)
-    return Blocks(bits, block, rows, _packed(values, bits), scales, _packed(zeros.astype(np.uint8), bits))
+    return Blocks(bits, block, rows, packed(values, bits), scales, packed(zeros.astype(np.uint8), bits))
 
 
 Floats = NDArray[np.float32]
@@ -94,13 +94,13 @@ def joined(parts: Sequence[Blocks]) -> Blocks:
 def dequantised(blocks: Blocks, columns: slice = slice(None)) -> NDArray[np.float32]:
     """float32 [rows, columns]: the matrix that a product with these blocks computes with, or some columns of it."""
     blocks = Blocks(blocks.bits, blocks.block, blocks.rows, blocks.values[columns], blocks.scales[columns], blocks.zeros[columns])
-    values, zeros = _unpacked(blocks.values, blocks.bits), _unpacked(blocks.zeros, blocks.bits)[:, : blocks.scales.shape[1]]
+    values, zeros = unpacked(blocks.values, blocks.bits), unpacked(blocks.zeros, blocks.bits)[:, : blocks.scales.shape[1]]
     found = (values.astype(np.float32) - zeros[..., None]) * blocks.scales[..., None]
     flat: NDArray[np.float32] = found.reshape(len(found), -1)[:, : blocks.rows].T
     return flat
 
 
-def _packed(values: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+def packed(values: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     """Values of the last axis side by side, the first in the lowest bits of a byte."""
     if bits == 8:
         return values
@@ -109,7 +109,8 @@ def _packed(values: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(values[..., 0::2] | values[..., 1::2] << 4)
 
 
-def _unpacked(packed: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+def unpacked(values: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+    """What `packed` was given, and a zero where that was odd. 8 bits: the array itself."""
     if bits == 8:
-        return packed
-    return np.stack([packed & 15, packed >> 4], axis=-1).reshape(*packed.shape[:-1], -1)
+        return values
+    return np.stack([values & 15, values >> 4], axis=-1).reshape(*values.shape[:-1], -1)

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from turnout.errors import InvalidInput
 from turnout.graph import constant_array, ir
-from turnout_recipes.awq import Seen, narrowed, output_error, plain, scales
+from turnout_recipes.awq import Seen, narrowed, one_thread, output_error, plain, scales
 from turnout_recipes.blocks import Blocks, dequantised
+from turnout_recipes.compensate import compensated
 from turnout_recipes.fold import Fold, fold_of
 from turnout_recipes.halves import halve, halve_tables
 from turnout_recipes.memory import Peak
@@ -142,32 +143,37 @@ class _Run:
         walk = Walk(self.source.model, cuts, outputs, self.device)
         given, frontiers = {name for one in texts for name in one}, [dict(one) for one in texts]
         start, saved = self.unfinished.frontiers(frontiers), time.monotonic()
-        done = set[ir.Node]()
+        done, seen = set[ir.Node](), frontiers[:calibrating] or frontiers
         for number, node in walk.run(frontiers, start):
             if number > start and time.monotonic() - saved >= self.save_every:
                 self.unfinished.put_frontiers(number, frontiers, given)
                 saved = time.monotonic()
             if node in first:
                 x = first[node]
-                shown = frontiers[:calibrating] or frontiers
-                self._group(self.groups[x], Seen.of([one[x.name or ""] for one in shown]))
+                self._group(self.groups[x], Seen.of([one[x.name or ""] for one in seen]))
                 done.add(node)
+            if number == len(walk) - 1:  # nobody wants what comes out for the calibration texts: logits would be the largest of all
+                del frontiers[:calibrating]
             self.progress(0.8 * number / len(walk), node.name or "" if node is not None else "")
         for node in first.keys() - done:  # done before, or not on the way to the outputs
             self._group(self.groups[first[node]], None)
-        wanted = frontiers[calibrating:]
-        return [Predictions.of(one["logits"][0], text["input_ids"][0]) for one, text in zip(wanted, texts[calibrating:], strict=True)]
+        return [Predictions.of(one["logits"][0], text["input_ids"][0]) for one, text in zip(frontiers, texts[calibrating:], strict=True)]
 
     # rounding
 
     def _group(self, group: list[Product], seen: Seen | None) -> None:
         """Rounds the products that read one value."""
-        s, exponent, fold = None, 0.0, Fold()
+        fold = Fold()
         todo = [one for one in group if self.unfinished.layer(self.numbers[one]) is None]
         if self.recipe.calibrated:
             fold = self.folds[group[0].x] = fold_of(group[0].x, {one.node for one in group}, self.nodes)
         if not todo or not all(self._finite(one) for one in group):
             return
+        with one_thread():
+            self._search_and_round(group, todo, seen, fold)
+
+    def _search_and_round(self, group: list[Product], todo: list[Product], seen: Seen | None, fold: Fold) -> None:
+        s, exponent = None, 0.0
         if seen is not None and self.recipe.calibrated:
             round_ = functools.partial(self._plain, bits=self.recipe.bits)
             s, exponent = scales(seen, [one.weight for one in group], round_, fold.tie)
@@ -191,14 +197,21 @@ class _Run:
     def _plain(self, weight: NDArray[np.float32], bits: int) -> Blocks:
         return plain(weight, bits, self._block(len(weight)), symmetric=self.recipe.symmetric)
 
+    def _blocks(self, weight: NDArray[np.float32], bits: int, x: NDArray[np.float32] | None) -> Blocks:
+        """x: what the weight is multiplied with, where that is to be looked at."""
+        if x is None or bits != 4:
+            return self._plain(weight, bits)
+        if self.recipe.clip:
+            blocks = narrowed(weight, x, bits, self._block(len(weight)), symmetric=self.recipe.symmetric)
+        else:
+            blocks = self._plain(weight, bits)
+        return compensated(weight, x, blocks) if self.recipe.compensate else blocks
+
     def _round(self, product: Product, bits: int, s: Any, seen: Seen | None, exponent: float, where: str) -> None:
         weight = product.weight()
         before, norm = weight.nbytes, float(np.linalg.norm(weight))
         scaled = weight if s is None else weight * s[:, None]
-        if s is not None and self.recipe.clip and bits == 4 and seen is not None:
-            blocks = narrowed(scaled, seen.rows / s, bits, self._block(len(weight)), symmetric=self.recipe.symmetric)
-        else:
-            blocks = self._plain(scaled, bits)
+        blocks = self._blocks(scaled, bits, None if s is None or seen is None else seen.rows / s)
 
         def found(columns: slice) -> NDArray[np.float32]:
             made = dequantised(blocks, columns)

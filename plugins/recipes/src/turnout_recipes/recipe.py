@@ -37,6 +37,7 @@ class Recipe(BaseModel):
     float32: tuple[str, ...] = Field((), description="names of nodes that compute in float32 where the activations are float16")
     more_bits: float = Field(0.0, ge=0, le=1, description="the share of the weights that get 8 bits and not 4: where the error is largest")
     clip: bool = Field(True, description="int4-awq: whether ranges are also made narrower where that helps")
+    compensate: bool = Field(True, description="int4-awq: whether what a weight loses is made up for by those behind it, as GPTQ does")
     calibration: str = Field("", description="int4-awq: a text, or .npz of inputs; empty: the help texts that come with Python")
     evaluation: str = Field("", description="the text whose perplexity is reported; empty: other help texts of Python's")
     calibration_tokens: int = Field(2048, ge=16, description="tokens of the calibration text that are run")
