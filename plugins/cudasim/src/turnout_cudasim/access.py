@@ -100,7 +100,8 @@ def _near(t: Threads, space: str, at: Address, offset: int, size: int, total: in
         if low < start or high - start + total > limit:
             return None
     name = {"cluster": "shared", "param": "parameters"}.get(space, space)
-    return name, at.unit(t, name, start, size), offset // size, written
+    first, more = at.unit(t, name, start, size), offset // size
+    return (name, first, more, written) if at.low >= start else (name, first + more, 0, written)  # no index may be below zero
 
 
 def load(t: Threads, space: str, code: str, at: Address, offset: int, site: int, volatile: bool = False) -> Any:

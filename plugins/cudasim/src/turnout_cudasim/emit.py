@@ -136,7 +136,7 @@ class Emitter:
         base, offset = found[1], _integer(found[2] or "0")
         if base in self.registers:
             narrow = dtypes.size(self.registers[base]) < 8
-            text = f"{self.read(base, 'u32')}.astype(I8)" if narrow else self.read(base, "s64")
+            text = f"{self.read(base, 's32')}.astype(I8)" if narrow else self.read(base, "s64")  # 32 bits wrap: [-8 + 16] is 8
             return f"{text} + {self.constant(offset, 'i8')}" if offset else text
         if base[0].isdigit():
             return self.constant(_integer(base) + offset, "i8")
