@@ -61,11 +61,13 @@ def test_never_written_behind_a_written_part():
 
 
 def test_a_shared_address_that_is_negative_before_its_offset():
-    """32-bit registers wrap, so compilers keep `table - x` in one and add the table's end as an offset; two blocks, each with its own table."""
+    """32-bit registers wrap: compilers keep `-x` in one, and the table's end is an offset. Two blocks, each with its own table."""
     body = (
         f"{LINE}.shared .b32 table[32]; shl.b32 %x, %t, 2; neg.s32 %x, %x; mov.u32 %y, %ctaid.x; mad.lo.u32 %y, %y, 100, %t;\n"
-        "st.shared.u32 [%x+124], %y; bar.sync 0; ld.shared.u32 %z, [%x+124]; shl.b32 %x, %t, 2; ld.shared.u32 %x, [%x]; add.u32 %x, %x, %z;\n"
-        "ld.param.u64 %b, [y]; mov.u32 %y, %ctaid.x; mad.lo.u32 %y, %y, 32, %t; mad.wide.u32 %b, %y, 4, %b; st.global.u32 [%b], %x; ret;\n"
+        "st.shared.u32 [%x+124], %y; bar.sync 0; ld.shared.u32 %z, [%x+124];\n"
+        "shl.b32 %x, %t, 2; ld.shared.u32 %x, [%x]; add.u32 %x, %x, %z;\n"
+        "ld.param.u64 %b, [y]; mov.u32 %y, %ctaid.x; mad.lo.u32 %y, %y, 32, %t;\n"
+        "mad.wide.u32 %b, %y, 4, %b; st.global.u32 [%b], %x; ret;\n"
     )
     card = Card(f"{HEADER}.visible .entry k(.param .u64 x, .param .u64 y) {{\n{body}}}\n", 1 << 24)
     y = card.empty(4 * 64)

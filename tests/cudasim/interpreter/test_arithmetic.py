@@ -196,8 +196,8 @@ def exact(function, mode, dtype, *arrays):
     with np.errstate(all="ignore"):
         for values in zip(*arrays, strict=True):
             plain = function(*(np.float64(v) for v in values))
-            if not all(math.isfinite(v) for v in values):
-                results.append(float(plain))
+            if not all(math.isfinite(v) for v in values):  # beside those, only the signs of others matter, and whether they are 0
+                results.append(float(function(*(np.float64(np.sign(v) if math.isfinite(v) and v else v) for v in values))))
                 continue
             try:
                 value = function(*(Fraction(float(v)) for v in values))
@@ -309,6 +309,13 @@ def test_a_fused_multiply_add_is_not_rounded_twice():
     a, b = np.full(N, 1 + 2.0**-12, "f4"), np.full(N, 1 + 2.0**-12, "f4")
     (got,) = instructions("fma.rn.f32 %o0, %i0, %i1, %i2;", (a, b, c), "f4")
     assert got[0] == np.float32(1 + 2.0**-11 + 2.0**-23)
+
+
+@pytest.mark.parametrize("rounding", ["rn", "rz", "rm", "rp"])
+def test_a_product_that_is_too_large_is_no_infinity_yet(rounding):
+    a, c = np.full(N, np.finfo("f8").max), np.full(N, -np.inf)
+    (got,) = instructions(f"fma.{rounding}.f64 %o0, %i0, %i0, %i1;", (a, c), "f8")
+    assert (got == -np.inf).all()
 
 
 def test_a_fused_multiply_add_takes_scalars_and_every_second_element():

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from turnout_cudasim.semantics.fused import fma
+
 __all__ = [
     "add_f2", "add_f4", "add_f8", "bits", "coarse",
     "copy_sign", "cosine", "directed_add", "directed_divide", "directed_fma", "directed_multiply",
@@ -115,7 +117,8 @@ def directed_fma(a: Any, b: Any, c: Any, mode: str) -> Any:
     if a.dtype == f4:
         product = a.astype(f8) * b
         return _narrow(_sum_to_odd(product, np.asarray(c, f8)), mode, _zero_sign(product, c, mode))
-    return _exactly(lambda x, y, z: x * y + z, mode, a, b, c, negative_zero=_zero_sign(a * b, c, mode))
+    nearest = fma(a, b, c)  # and not x * y + z, which may overflow on the way
+    return _exactly(lambda x, y, z: x * y + z, mode, a, b, c, negative_zero=_zero_sign(a * b, c, mode), nearest=nearest)
 
 
 def directed_divide(a: Any, b: Any, mode: str) -> Any:
@@ -177,13 +180,14 @@ def _directed_f8(value: Any, error: Any, mode: str, nearest: Any) -> Any:
     return np.where(step, np.nextafter(value, limit), nearest)
 
 
-def _exactly(function: Callable[..., Any], mode: str, *arguments: Any, negative_zero: Any = None) -> Any:
+def _exactly(function: Callable[..., Any], mode: str, *arguments: Any, negative_zero: Any = None, nearest: Any = None) -> Any:
     """float64 in a direction, one value at a time in exact fractions: rare, so it is written to be right.
 
-    negative_zero: where an exact zero is -0. What merely underflows to zero keeps the sign of the exact value.
+    negative_zero: where an exact zero is -0. What merely underflows to zero keeps the sign of the exact value. nearest: where it is not
+    what NumPy makes of the function.
     """
     whole = np.broadcast_arrays(*arguments)
-    nearest = function(*whole)
+    nearest = function(*whole) if nearest is None else nearest
     flat = [np.ravel(a) for a in whole]
     result = np.array(nearest, f8).ravel()
     negative = np.zeros(result.size, bool) if negative_zero is None else np.ravel(np.broadcast_to(negative_zero, np.shape(nearest)))
