@@ -235,19 +235,22 @@ def decoder(shape: Shape, precision: str) -> None:
             flush=True,
         )
         if texts == 1:
-            print(f"{precision},  1 text, through a session: {1 / _session_step(run.model, shape, 20):8.1f} tokens/s", flush=True)
+            rates = [1 / _session_step(run.model, shape, 20, chosen=chosen) for chosen in (False, True)]
+            print(f"{precision},  1 text, through a session: {rates[0]:8.1f} tokens/s, chosen on the device {rates[1]:8.1f}", flush=True)
         run.model.close()
 
 
-def _session_step(model: Any, shape: Shape, steps: int, clock: Callable[[], float] = time.perf_counter) -> float:
-    """Seconds of a token's step as turnout-text asks for it, the logits on the host."""
+def _session_step(model: Any, shape: Shape, steps: int, clock: Callable[[], float] = time.perf_counter, *, chosen: bool = False) -> float:
+    """Seconds of a token's step as turnout-text asks for it: the logits on the host, or the next token, chosen on the device."""
     session = model.executable.new_session()
     session.feed(list(range(1, 6)), [4])
-    session.feed([1], [0])
+    chooser = session.chooser(temperature=0.8, top_k=40, top_p=0.95, min_p=0.0, repetition_penalty=1.0, seen=[])
+    step: Callable[[], Any] = (lambda: chooser(1, 0.5)) if chosen else (lambda: session.feed([1], [0]))
+    step()
     steps = min(steps, shape.context - 7)
     start = clock()
     for _ in range(steps):
-        session.feed([1], [0])
+        step()
     seconds = (clock() - start) / steps
     session.close()
     return seconds
@@ -390,11 +393,12 @@ def host() -> int:
     shape = Shape(32, 64, 2, 2, 32, 96, 32064, 1024, 9, (1,))  # Phi-3 mini's launches; how wide they are costs the host nothing
     with turnout.load(Build(shape, "int4", 1).model(), device="cuda") as model:
         (prepared,) = _step_plans(model, shape)
-        times = [_session_step(model, shape, STEPS, time.thread_time) * 1e6 for _ in range(ROUNDS)]
-    print(
-        f"a token's step on a driver that does nothing: {statistics.median(times):.1f} us of the processor's time"
-        f" ({min(times):.1f} to {max(times):.1f}), {len(prepared.segment.steps)} launches in one graph; target 15, at least 30"
-    )
+        print(
+            f"a token's step on a driver that does nothing, {len(prepared.segment.steps)} launches in one graph; target 15 us, at least 30"
+        )
+        for chosen, what in ((False, "its logits on the host"), (True, "the next token chosen on the device")):
+            times = [_session_step(model, shape, STEPS, time.thread_time, chosen=chosen) * 1e6 for _ in range(ROUNDS)]
+            print(f"{what}: {statistics.median(times):.1f} us of the processor's time ({min(times):.1f} to {max(times):.1f})")
     return 0
 
 

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from turnout.graph import ir
+from turnout_text.options import Sampling
+from turnout_text.sampling import Sampler
 
 __all__ = ["EXPLAINED", "FAMILIES", "TYPES", "TextCase"]
 
@@ -247,9 +249,42 @@ def streams() -> Iterator[TextCase]:
         yield TextCase(f"{tokens} rows, offsets, {name}", name, model, inputs, wanted, f"BlockProduct, {tokens} rows, {name}")
 
 
+CHOICES: tuple[dict[str, Any], ...] = (
+    {},
+    {"repetition_penalty": 1.5},
+    {"temperature": 1.0},
+    {"temperature": 0.7, "top_k": 5},
+    {"temperature": 1.3, "top_p": 0.8},
+    {"temperature": 1.0, "min_p": 0.1},
+    {"temperature": 0.9, "top_k": 40, "top_p": 0.9, "min_p": 0.02, "repetition_penalty": 1.3},
+)
+
+
+def choices() -> Iterator[TextCase]:
+    """The token that the text plugin's sampler chooses from the same logits by the same draw; half precision has many equal ones."""
+    random = np.random.default_rng(5)
+    for name, vocabulary in [("float32", 1), ("float32", 5000), ("float16", 300), ("bfloat16", 1031)]:
+        for number, options in enumerate(CHOICES):
+            logits = (random.standard_normal((1, 1, vocabulary)) * 3).astype(TYPES[name])
+            seen = (random.random(vocabulary) < 0.1).astype(np.uint8)
+            said = Sampling(seed=number, **options)
+            sampler = Sampler(said, np.flatnonzero(seen).tolist())
+            draw = Sampler(said, []).draw()
+            numbers = np.array([said.temperature, said.top_k, said.top_p, said.min_p, said.repetition_penalty, draw])
+            inputs = {"logits": logits, "seen": seen, "numbers": numbers}
+            outputs = {"token": (np.int64, (1,)), "marked": (np.uint8, (vocabulary,))}
+            token = sampler.choose(logits.reshape(-1).astype(np.float32))
+            marked = seen.astype(np.float64)
+            marked[token] = 1
+            wanted = {"token": np.array([token], np.float64)} if token else {}
+            model = one_node("Sample", inputs, outputs, OWN)
+            yield TextCase(f"{options} of {vocabulary}, {name}", name, model, inputs, {**wanted, "marked": marked}, f"sample, {name}")
+
+
 FAMILIES: dict[str, Callable[[], Iterator[TextCase]]] = {
     "MatMulNBits": products,
     "GatherBlockQuantized": gathers,
     "attention": attentions,
     "stream": streams,
+    "sample": choices,
 }

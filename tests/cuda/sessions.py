@@ -1,7 +1,7 @@
 """Sessions with their caches on the simulated device, against the CPU's: python tests/cuda/sessions.py
 
-Prompts, single tokens that replay one CUDA graph, tokens forgotten, caches that grow, and two sessions in turn; of a GGUF, and of a folder
-as onnxruntime-genai exports one, whose graph counts the tokens of a mask.
+Prompts, single tokens that replay one CUDA graph, tokens forgotten, caches that grow, two sessions in turn, tokens chosen on the
+device; of a GGUF, and of a folder as onnxruntime-genai exports one, whose graph counts the tokens of a mask.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from test_folders import genai
 import turnout
 import turnout_cudasim
 from turnout_cuda import session
+from turnout_text.options import Sampling
+from turnout_text.sampling import Sampler
 from turnout_text.session import sessions_of
 
 os.environ["TURNOUT_CUDA"] = "sim"
@@ -58,8 +60,37 @@ def worst(models: Sequence[Any], vocabulary: int) -> float:
     return most
 
 
+CHOICES: list[dict[str, Any]] = [
+    {},
+    {"repetition_penalty": 1.3},
+    {"temperature": 1.0, "seed": 1},
+    {"temperature": 0.8, "min_p": 0.05, "seed": 2},
+    {"temperature": 1.2, "top_k": 20, "top_p": 0.9, "repetition_penalty": 1.1, "seed": 3},
+]
+
+
+def chosen(model: Any) -> int:
+    """How many texts, one for each of CHOICES, are the same whether their tokens are chosen on the device or on the host."""
+    make, prompt, same = sessions_of(model), [1, 2, 3, 4, 5, 6, 7], 0
+    assert make is not None
+    for options in CHOICES:
+        texts = []
+        for there in (True, False):
+            held, sampler = make(), Sampler(Sampling(**options), prompt)
+            texts.append([sampler.choose(held.feed(prompt, [6])[0])])
+            values = Sampling(**options).model_dump(exclude={"seed"})
+            chooser = held.chooser(**values, seen=[] if sampler.seen is None else sampler.seen.tolist()) if there else None
+            for _ in range(24):
+                token = texts[-1][-1]
+                texts[-1].append(chooser(token, sampler.draw()) if chooser else sampler.choose(held.feed([token], [0])[0]))
+            held.close()
+        same += texts[0] == texts[1]
+    return same
+
+
 def main() -> int:
     file = gguf_decoders.decoder("llama", kind="Q4_0", blocks=1)
+    same = chosen(load(file, device="cuda"))
     off = worst([load(file, device=device) for device in ("cuda", "cpu")], gguf_decoders.VOCABULARY)
     with tempfile.TemporaryDirectory() as away:
         folder = genai(Path(away) / "export")
@@ -71,7 +102,8 @@ def main() -> int:
         exported = worst([turnout.load(folder, device=device) for device in ("cuda", "cpu")], 250)
     reports = turnout_cudasim.reports()
     print(f"sessions: logits of a GGUF off by {off:.2g} of the largest, of an export by {exported:.2g}; {len(reports)} reports")
-    return 0 if max(off, exported) < 1e-5 and not reports else 1
+    print(f"sessions: {same} of {len(CHOICES)} texts are the same, chosen on the device or on the host")
+    return 0 if max(off, exported) < 1e-5 and same == len(CHOICES) and not reports else 1
 
 
 if __name__ == "__main__":

@@ -59,13 +59,30 @@ class Scripted(Session):
         self.closed = True
 
 
-def scripted(small: turnout.Model, answer: str | list[int], **changed: Any) -> tuple[Writer, list[Scripted]]:
+class Choosing(Scripted):
+    """Chooses by itself, and notes what it was told."""
+
+    def __init__(self, *values: Any, **changed: Any) -> None:
+        super().__init__(*values, **changed)
+        self.told: dict[str, Any] = {}
+        self.draws: list[float] = []
+
+    def chooser(self, **told: Any) -> Any:
+        self.told = told
+        return self._follow
+
+    def _follow(self, token: int, draw: float) -> int:
+        self.draws.append(draw)
+        return int(self.feed([token], [0])[0].argmax())
+
+
+def scripted(small: turnout.Model, answer: str | list[int], kind: Any = Scripted, **changed: Any) -> tuple[Writer, list[Any]]:
     """A writer over sessions that give this answer, and the sessions that it made."""
-    made: list[Scripted] = []
+    made: list[Any] = []
     tokens = [*answer.encode(), END] if isinstance(answer, str) else answer
 
-    def make() -> Scripted:
-        made.append(Scripted(tokens, **changed))
+    def make() -> Any:
+        made.append(kind(tokens, **changed))
         return made[-1]
 
     return Writer(small.origin, make), made
@@ -116,6 +133,28 @@ def test_pieces_are_the_text_and_the_result_counts(small: turnout.Model) -> None
     assert (result.finish_reason, result.prompt_tokens, result.generated_tokens) == ("stop", 3, len("Äh, 你好 🦙!".encode()) + 1)
     assert 0 < result.prompt_seconds <= result.first_piece_seconds <= result.seconds
     assert [token.id for piece in pieces for token in piece.tokens] == [token.id for token in result.tokens][: result.generated_tokens]
+
+
+def test_a_session_that_chooses_by_itself_gets_options_seen_tokens_and_draws(small: turnout.Model) -> None:
+    writer, found = scripted(small, "hello", Choosing)
+    options = {"temperature": 0.5, "top_k": 3, "top_p": 0.9, "min_p": 0.1, "repetition_penalty": 1.2}
+    result = writer.generate("hi", raw=True, seed=7, **options).result
+    (made,) = found
+    assert result.text == "hello"
+    assert [token.id for token in result.tokens] == [*b"hello", END]
+    assert made.told == {**options, "seen": sorted({START, *b"hi", result.tokens[0].id})}
+    assert made.draws == np.random.default_rng(7).random(6).tolist()[1:]
+    assert made.fed == [START, *b"hihello"]
+    again = writer.generate("hihe", raw=True).result  # it knows what the session holds
+    assert again.reused_tokens == 4
+    assert made.draws[5:] == [0.0] * (again.generated_tokens - 1)
+
+
+def test_who_asks_for_probabilities_gets_them_where_the_session_could_choose(small: turnout.Model) -> None:
+    writer, found = scripted(small, "hey", Choosing)
+    result = writer.generate("hi", raw=True, logprobs=1).result
+    assert all(token.logprob is not None for token in result.tokens)
+    assert found[0].draws == []
 
 
 def test_bytes_that_are_no_text_come_out_in_the_end(small: turnout.Model) -> None:

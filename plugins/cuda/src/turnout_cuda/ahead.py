@@ -112,7 +112,7 @@ def known(only: Iterable[str] = (), models: Iterable[Any] = (), types: frozenset
     only: operators, all where none are named. models: further models, as files or protos. types: of the kit's cases.
     """
     found: dict[str, str] = {}
-    for model, inputs in itertools.chain(_cases(frozenset(only), types), _typical(frozenset(only)), given(models)):
+    for model, inputs in itertools.chain(_cases(frozenset(only), types), _typical(frozenset(only)), given(_choices(only)), given(models)):
         found.update(sources(model, inputs))
     return found
 
@@ -153,6 +153,16 @@ def _typical(only: frozenset[str]) -> Iterator[tuple[Any, Sequence[Any]]]:
     for text in typical():
         if not only or _OPERATOR.findall(text)[0] in only:
             yield from given([onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 23]> {text}')])
+
+
+def _choices(only: Iterable[str]) -> Iterator[Any]:
+    """What chooses a decoder's next token, of every type of logits; its kernel is the same for every vocabulary."""
+    from turnout.graph import ir
+    from turnout_cuda.sampling import choice
+
+    if not only or "Sample" in only:
+        for name in ("FLOAT", "FLOAT16", "BFLOAT16"):
+            yield ir.to_proto(ir.Model(choice(64, ir.DataType[name].numpy()), ir_version=11))
 
 
 def given(models: Iterable[Any]) -> Iterator[tuple[Any, Sequence[Any]]]:

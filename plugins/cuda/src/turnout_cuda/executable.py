@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -94,6 +95,15 @@ class CudaExecutable(Executable):
         """How to make sessions that hold their caches on the device; None where the graph is no decoder."""
         decoder = self._decoder
         return None if decoder is None else lambda: DeviceSession(self, self._context, decoder)
+
+    @functools.cached_property
+    def choice(self) -> CudaExecutable:
+        """What chooses a token from a decoder's logits."""
+        from turnout_cuda.sampling import choice
+
+        assert self._decoder is not None
+        graph: Any = choice(self._decoder.vocabulary, self._decoder.logits)  # a whole graph reads as a part of one does
+        return CudaExecutable(graph, self._context)
 
     def recorded(self, values: Sequence[Any], out: Sequence[Any]) -> Recorded:
         """A run at these addresses as a CUDA graph, which the caller launches and closes.

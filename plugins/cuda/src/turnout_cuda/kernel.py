@@ -45,6 +45,7 @@ MODULES = (
     "cache",
     "stream",
     "dense",
+    "sample",
 )
 """The modules of `turnout_cuda.operators`: each declares a family."""
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from turnout_cuda.context import Context, Memory
+from turnout_cuda.sampling import NUMBERS
 from turnout_cuda.tensor import DeviceTensor
 
 if TYPE_CHECKING:
@@ -125,6 +126,7 @@ class DeviceSession:
         self._decoder = decoder
         self._capacity = 0
         self._caches: dict[str, DeviceTensor] = {}
+        self._seen: DeviceTensor | None = None
         self._step: _Step | None = None
 
     def feed(self, tokens: Sequence[int], wanted: Sequence[int]) -> NDArray[np.float32]:
@@ -133,15 +135,42 @@ class DeviceSession:
         if self.length + count > self._capacity:
             self._make_room(self.length + count)
         if count == 1 and len(wanted) == 1:
-            if self._step is None:
-                self._step = _Step(self._executable, self._gpu, self._decoder, self._caches, self._capacity)
-            logits = self._step.run(int(tokens[0]), self.length)
+            logits = self._steps().run(int(tokens[0]), self.length)
         else:
             logits = self._portion(np.asarray(tokens, np.int64), np.asarray(wanted, np.int64))
             if len(logits) != len(wanted):  # of a graph that gives the last token's only
                 return np.stack([self.feed([token], [0])[0].copy() for token in tokens])[list(wanted)]
         self.length += count
         return logits
+
+    def chooser(
+        self, *, temperature: float, top_k: int, top_p: float, min_p: float, repetition_penalty: float, seen: Sequence[int]
+    ) -> Callable[[int, float], int]:
+        """What adds a token and gives the next, by a draw from [0, 1): both stay on the device, and a number comes back.
+
+        seen: tokens for the penalty; those that are chosen join them. The function is good until the next call of this one.
+        """
+        marks = np.zeros(self.vocabulary, np.uint8)
+        marks[np.asarray(seen, np.int64)] = 1
+        self._seen = self._gpu.upload(marks)
+        if self._step is not None:
+            self._step.forget_choice()
+        numbers = temperature, top_k, top_p, min_p, repetition_penalty
+
+        def following(token: int, draw: float) -> int:
+            assert self._seen is not None
+            if self.length + 1 > self._capacity:
+                self._make_room(self.length + 1)
+            chosen = self._steps().choose(token, self.length, (*numbers, draw), self._seen)
+            self.length += 1
+            return chosen
+
+        return following
+
+    def _steps(self) -> _Step:
+        if self._step is None:
+            self._step = _Step(self._executable, self._gpu, self._decoder, self._caches, self._capacity)
+        return self._step
 
     def truncate(self, length: int) -> int:
         """Forgets all but the first tokens."""
@@ -152,7 +181,7 @@ class DeviceSession:
         """Lets go of its memory."""
         if self._step is not None:
             self._step.close()
-        self._step = None
+        self._step = self._seen = None
         self._caches.clear()
         self._capacity = self.length = 0
 
@@ -201,34 +230,50 @@ class _Step:
         self._executable, self._gpu, self._capacity = executable, context, capacity
         one = np.zeros(1, np.int64)
         given = {name: np.asarray(_PLAIN[name](one, capacity - 1, one, capacity), np.int64) for name in decoder.plain}
-        sizes = [-(-array.nbytes // _APART) * _APART for array in given.values()]
+        sizes = [-(-array.nbytes // _APART) * _APART for array in (*given.values(), np.zeros(NUMBERS))]
         places = [sum(sizes[:number]) for number in range(len(sizes))]
         self._sent = _Pinned(context, sum(sizes))
         self._given = Memory(context, sum(sizes))
         self._arrays: dict[str, NDArray[np.int64]] = {}
         parts = {}
-        for (name, array), place in zip(given.items(), places, strict=True):
+        for (name, array), place in zip(given.items(), places, strict=False):
             self._arrays[name] = own = self._sent.bytes[place:][: array.nbytes].view(np.int64).reshape(array.shape)
             own[...] = 0
             parts[name] = DeviceTensor(array.shape, array.dtype, _Part(self._given, context, place))  # type: ignore[arg-type]
+        self._numbers = self._sent.bytes[places[-1] :][: 8 * NUMBERS].view(np.float64)
+        self._told = DeviceTensor((NUMBERS,), self._numbers.dtype, _Part(self._given, context, places[-1]))  # type: ignore[arg-type]
         self._ids, self._mask = self._arrays["input_ids"].reshape(-1), self._arrays.get("attention_mask")
         self._pasts = [self._arrays[name].reshape(-1) for name in ("past_tokens", "position_ids") if name in self._arrays]
         self._masked = 0
         self._values = [caches[name] if name in caches else parts[name] for name in decoder.inputs]
         nbytes = decoder.vocabulary * decoder.logits.itemsize
-        self._got = _Pinned(context, nbytes)
-        self._logits = self._got.bytes.view(decoder.logits).reshape(1, -1)
+        self._got = _Pinned(context, -(-nbytes // 8) * 8 + 8)
+        self._logits = self._got.bytes[:nbytes].view(decoder.logits).reshape(1, -1)
+        self._token = self._got.bytes[-8:].view(np.int64)
+        self._chosen = DeviceTensor((1,), self._token.dtype, Memory(context, 8))
         self._answer = DeviceTensor((1, 1, decoder.vocabulary), decoder.logits, Memory(context, nbytes))
         kept = {made: caches[name] for name, (made, *_) in decoder.caches.items()}
         self._out = [kept.get(name, self._answer) for name in decoder.outputs]
         address, stream = context.driver.CUdeviceptr, context.stream
         self._send = address(self._given.address), address(self._sent.address), self._given.nbytes, stream
         self._fetch = address(self._got.address), address(self._answer.address), self._answer.nbytes, stream
+        self._fetch_token = address(self._got.address + self._got.bytes.nbytes - 8), address(self._chosen.address), 8, stream
         self._graph: Any = None
+        self._choice: Any = None
         self._arena = -1
 
     def run(self, token: int, past: int) -> NDArray[np.float32]:
         """The logits after one token more, float32 [1, vocabulary]."""
+        self._do(token, past, self._fetch, None)
+        return self._logits.astype(np.float32, copy=False)
+
+    def choose(self, token: int, past: int, numbers: Sequence[float], seen: DeviceTensor) -> int:
+        """The token that follows one more, chosen on the device."""
+        self._numbers[:] = numbers
+        self._do(token, past, self._fetch_token, seen)
+        return int(self._token[0])
+
+    def _do(self, token: int, past: int, fetch: tuple[Any, ...], seen: DeviceTensor | None) -> None:
         gpu = self._gpu
         self._ids[0] = token
         for one in self._pasts:
@@ -242,15 +287,18 @@ class _Step:
         with self._executable.lock:
             if self._graph is None or self._arena != self._executable.arena:
                 self._record()
+            if seen is not None and self._choice is None:
+                self._choice = self._executable.choice.recorded([self._answer, seen, self._told], [self._chosen, seen])
             (code,) = copy(*self._send)
             self._graph.launch()
+            if seen is not None:
+                self._choice.launch()
             if not code:
-                (code,) = copy(*self._fetch)
+                (code,) = copy(*fetch)
         if not code:
             (code,) = gpu.driver.cuStreamSynchronize(gpu.stream)
         if code:
             raise gpu.raised(code)
-        return self._logits.astype(np.float32, copy=False)
 
     def _record(self) -> None:
         """Records the graph: at first, and again where a longer run has moved the arena."""
@@ -263,9 +311,16 @@ class _Step:
         if graph is not None and not self._gpu.lost:
             graph.close()
 
+    def forget_choice(self) -> None:
+        """The next choice marks tokens elsewhere."""
+        graph, self._choice = self._choice, None
+        if graph is not None and not self._gpu.lost:
+            graph.close()
+
     def close(self) -> None:
-        """Gives the graph and the pinned memory back."""
+        """Gives the graphs and the pinned memory back."""
         self._gpu.driver.cuStreamSynchronize(self._gpu.stream)
         self._forget()
+        self.forget_choice()
         self._sent.close()
         self._got.close()

@@ -39,6 +39,15 @@ class Sampler:
         if options.repetition_penalty != 1.0:
             self.seen = np.unique(np.asarray(seen, np.int64))
 
+    @property
+    def draws(self) -> bool:
+        """Whether chance is at work."""
+        return self.options.temperature > 0 and self.options.top_k != 1
+
+    def draw(self) -> float:
+        """The number from [0, 1) by which the next token is drawn; 0 where chance is not at work."""
+        return self.random.random() if self.draws else 0.0
+
     def choose(self, logits: NDArray[np.float32]) -> int:
         """The next token; logits float32 [vocabulary] are left as they are."""
         options = self.options
@@ -46,7 +55,7 @@ class Sampler:
             logits = logits.copy()
             known = logits[self.seen]
             logits[self.seen] = np.where(known > 0, known / options.repetition_penalty, known * options.repetition_penalty)
-        chosen = int(logits.argmax()) if options.temperature == 0 or options.top_k == 1 else self._draw(logits)
+        chosen = self._draw(logits) if self.draws else int(logits.argmax())
         if self.seen is not None:
             self.seen = np.union1d(self.seen, [chosen])
         return chosen
@@ -54,7 +63,7 @@ class Sampler:
     def _draw(self, logits: NDArray[np.float32]) -> int:
         tokens, weights = self._candidates(logits)
         sums = weights.cumsum()
-        return int(tokens[min(np.searchsorted(sums, self.random.random() * sums[-1], side="right"), len(tokens) - 1)])
+        return int(tokens[min(np.searchsorted(sums, self.draw() * sums[-1], side="right"), len(tokens) - 1)])
 
     def _candidates(self, logits: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Tokens that may be drawn and their weights, the likeliest first where the order was needed."""

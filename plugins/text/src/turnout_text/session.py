@@ -40,6 +40,16 @@ class Session(abc.ABC):
         that follows it. The array is the caller's until the next call. Raises RunError; after that the session is only good to be closed.
         """
 
+    def chooser(
+        self, *, temperature: float, top_k: int, top_p: float, min_p: float, repetition_penalty: float, seen: Sequence[int]
+    ) -> Callable[[int, float], int] | None:
+        """What adds a token and gives the one that follows, chosen where its logits are, by a draw from [0, 1); None: the writer chooses.
+
+        It chooses as `sampling.Sampler` does. seen: tokens for the penalty, which the chosen ones join. The function is good until
+        `chooser`, `feed` or `truncate` is called again. A session need not have this method.
+        """
+        return None
+
     @abc.abstractmethod
     def truncate(self, length: int) -> int:
         """Forgets all but the first `length` tokens, or more where it cannot stop there; gives how many it still holds."""

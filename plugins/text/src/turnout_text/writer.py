@@ -70,6 +70,12 @@ class _Held:
         self.tokens += tokens
         return logits
 
+    def follow(self, chooser: Callable[[int, float], int], token: int, draw: float) -> int:
+        """Adds a token; the next, by the session's own choice."""
+        following = chooser(token, draw)
+        self.tokens.append(token)
+        return following
+
 
 class _Pool:
     """A model's sessions: those at work belong to whoever took them, the others wait."""
@@ -260,8 +266,9 @@ class _Run:
         result = self.result
         result.prompt_tokens = len(self.prompt)
         logits = self._read()
-        while logits is not None:
-            token = self.sampler.choose(logits)
+        token = None if logits is None else self.sampler.choose(logits)
+        there = None if logits is None else self._chooser()
+        while token is not None:
             result.generated_tokens += 1
             self._note(token, logits)
             if token in self.language.ends:
@@ -279,7 +286,11 @@ class _Run:
                 break
             if self.cancelled.is_set():
                 break
-            logits = self.held.feed([token], [0])[0]
+            if there is not None:
+                token = self.held.follow(there, token, self.sampler.draw())
+            else:
+                logits = self.held.feed([token], [0])[0]
+                token = self.sampler.choose(logits)
             self._tick()
         rest, stopped = self.stops.add(self.texts.rest())
         rest += "" if stopped else self.stops.rest()
@@ -301,13 +312,22 @@ class _Run:
         result.prompt_seconds = result.seconds
         return logits
 
+    def _chooser(self) -> Callable[[int, float], int] | None:
+        """The session's own way to choose tokens, where it has one and nobody asks for the logits."""
+        offered = getattr(self.held.session, "chooser", None)
+        if offered is None or self.options.logprobs is not None:
+            return None
+        values = self.options.model_dump(include={"temperature", "top_k", "top_p", "min_p", "repetition_penalty"})
+        found: Callable[[int, float], int] | None = offered(**values, seen=[] if self.sampler.seen is None else self.sampler.seen.tolist())
+        return found
+
     def _full(self) -> bool:
         most = self.options.max_tokens
         made = self.result.generated_tokens
         return (most is not None and made >= most) or len(self.prompt) + made > self.held.session.context
 
-    def _note(self, token: int, logits: NDArray[np.float32]) -> None:
-        if self.options.logprobs is None:
+    def _note(self, token: int, logits: NDArray[np.float32] | None) -> None:
+        if self.options.logprobs is None or logits is None:
             self.fresh.append(Token(token))
         else:
             known = log_softmax(logits)

@@ -1,0 +1,39 @@
+"""Sample: the next token out of its logits, on the device."""
+
+from __future__ import annotations
+
+from turnout_cuda.array import Array
+from turnout_cuda.call import Call
+from turnout_cuda.kernel import operator
+from turnout_cuda.operators.blocks import TEXT_FLOATS
+from turnout_cuda.operators.cache import OWN
+from turnout_cuda.templates import launch_file
+
+
+@operator("Sample", domain=OWN, takes=(TEXT_FLOATS, frozenset({"uint8"}), frozenset({"float64"})))
+def sample(call: Call) -> list[Array]:
+    """Logits of one token, [..., vocabulary]; seen, [vocabulary], 1 for tokens that the penalty is for; numbers, [6] (cu/sample.cu).
+
+    Gives the token, int64 [1], and `seen` with it marked, which may lie in the memory of the input.
+    """
+    logits, seen, numbers = call.x, call.input(1), call.input(2)
+    vocabulary = logits.shape[-1]
+    if logits.size != vocabulary or seen.shape != (vocabulary,) or numbers.shape != (6,) or not vocabulary:
+        raise call.wrong("logits of one token, a mark for each of the vocabulary, and 6 numbers are due")
+    marked = seen
+    if not call.may_overwrite(1, 1):
+        marked = call.new(seen.shape, seen.element)
+        call.copy(seen, marked, seen.nbytes)
+    token = call.new((1,), "int64")
+    launch_file(
+        call,
+        "sample.cu",
+        constants={},
+        arrays={"logits": logits, "numbers": numbers, "seen": marked, "token": token},
+        writes=("seen", "token"),
+        numbers={"vocabulary": vocabulary},
+        grid=(1, 1, 1),
+        block=1024,
+        name="sample",
+    )
+    return [token, marked]
