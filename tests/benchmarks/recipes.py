@@ -180,7 +180,7 @@ def setups(folder: Path) -> Rows:
 def smollm2_setups(folder: Path) -> Rows:
     import packages
 
-    yield from on_devices(packages.model_path("smollm2"), folder, SHORT, 2)
+    yield from on_devices(packages.model_path("smollm2"), folder, {}, 1)
 
 
 def on_devices(source: Path, folder: Path, texts: dict[str, Any], count: int) -> Rows:
