@@ -214,4 +214,4 @@ def test_the_kits_cases_of_products_pass_through_it() -> None:
         print(found.line("cuda"))
         print(len(library.products))
     """)
-    assert int(said.splitlines()[-1]) > 20
+    assert int(said.splitlines()[-1]) > 10  # of the quarter of the cases
