@@ -282,6 +282,12 @@ def pooled(size: int, stride: int, dilation: int, auto_pad: str = "SAME_UPPER") 
     return witness("MaxPool", {"x": x.reshape(1, 1, 8)}, {"y": x[last].reshape(1, 1, -1)}, 12, **more)
 
 
+def averaged_beyond(version: int) -> Witness:
+    """Means of ones, two at a time; the last window has one of them."""
+    more = {"kernel_shape": [2], "strides": [2], "ceil_mode": 1, "count_include_pad": 1}
+    return witness("AveragePool", {"x": np.ones((1, 1, 5), np.float32)}, {"y": np.ones((1, 1, 3), np.float32)}, version, **more)
+
+
 def averaged(pads: list[int], version: int = 19) -> Witness:
     """Means over two rows of ones and over each row with one of zeros, where padding counts."""
     x, y = np.ones((1, 1, 2, 2), np.float32), [[0.5, 0.5]] * pads[0] + [[1.0, 1.0]] + [[0.5, 0.5]] * pads[2]
@@ -324,7 +330,8 @@ WITNESSES: dict[str, list[Callable[[], Witness]]] = {
     "has no way to hand bfloat16": [lambda: cast_strings(ml_dtypes.bfloat16), lambda: cast_strings(ml_dtypes.float8_e5m2)],
     "fails where a MatMul": [lambda: multiplied(np.uint32, 0), lambda: multiplied(np.uint64, 0)],
     "counts the windows": [lambda: pooled(3, 3, 2)],
-    "pads by less than nothing": [lambda: pooled(1, 3, 1)],
+    "pads by less than nothing": [lambda: pooled(1, 4, 1)],  # by one element less, only ONNX Runtime 1.30 and later are wrong
+    "averages over what lies beyond": [lambda: averaged_beyond(10), lambda: averaged_beyond(11)],
     "counts AveragePool's padding": [lambda: averaged([0, 0, 1, 0]), lambda: averaged([1, 0, 1, 0])],
     "takes upper and lower case": [lambda: normalizer("UPPER", "xx_YY.UTF-8")],
     "wants the system's locale even": [lambda: normalizer("NONE", "xx_YY.UTF-8", ("Ab",))],
@@ -364,6 +371,7 @@ NEAR: dict[str, list[Callable[[], Witness]]] = {
     "fails where a MatMul": [lambda: multiplied(np.int32, 0), lambda: multiplied(np.uint32, 2)],
     "counts the windows": [lambda: pooled(3, 3, 1), lambda: pooled(2, 2, 1, "VALID")],
     "pads by less than nothing": [lambda: pooled(2, 3, 1), lambda: pooled(1, 3, 1, "VALID")],
+    "averages over what lies beyond": [lambda: averaged_beyond(19)],
     "counts AveragePool's padding": [lambda: averaged([1, 0, 0, 0]), lambda: averaged([0, 0, 1, 0], 11)],
     "takes upper and lower case": [lambda: normalizer("UPPER", "C"), lambda: normalizer("NONE", "xx_YY.UTF-8")],
     "wants the system's locale even": [lambda: normalizer("NONE", "C", ("Ab",))],

@@ -315,6 +315,11 @@ def _pads_less_than_nothing(node: ir.Node) -> bool:
     return any(length is not None and (-(-length // stride) - 1) * stride + size < length for length, size, stride in sizes)
 
 
+def _counts_beyond_the_end(node: ir.Node) -> bool:
+    """With ceil_mode the last window may reach beyond the padding, where nothing is to be counted."""
+    return 10 <= (node.version or 0) < 19 and bool(attribute(node, "ceil_mode", 0)) and bool(attribute(node, "count_include_pad", 0))
+
+
 def _pads_by_another_axis(node: ir.Node) -> bool:
     """With operator set 19 and later, the padding at the end of axis i is taken from entry 2i + 1 of `pads`, not from rank + i."""
     rank = len(attribute(node, "kernel_shape", ()))
@@ -547,7 +552,12 @@ QUIRKS: Sequence[Quirk] = (
         ("AveragePool", "LpPool", "MaxPool"),
         "pads by less than nothing where strides are larger than windows and auto_pad is set",
         _pads_less_than_nothing,
-        since=(1, 30),
+    ),
+    Quirk(
+        ("AveragePool",),
+        "averages over what lies beyond the padding where ceil_mode and count_include_pad are set",
+        _counts_beyond_the_end,
+        until=(1, 29),
     ),
     Quirk(
         ("AveragePool",),
