@@ -38,6 +38,7 @@ def test_decoders_are_right_whole() -> None:
     assert "0 reports" in script("decoders.py", "2")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the simulator stands in for Linux's driver only")
 def test_sessions_hold_their_caches_on_the_device() -> None:
     assert "0 reports" in script("sessions.py")
