@@ -257,13 +257,18 @@ def line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
+def written() -> dict[str, str]:
+    """The page's sections as they stand: title to text."""
+    parts = RESULTS.read_text("utf-8").split("\n## ")[1:] if RESULTS.is_file() else []
+    return {title: text.strip() for title, _, text in (part.partition("\n") for part in parts)}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", default=list(SECTIONS), choices=list(SECTIONS))
     parser.add_argument("--folder", type=Path, help="where models are made; kept, so that a killed run goes on")
     given = parser.parse_args()
     sys.path[:0] = [str(ROOT / "tests" / name) for name in ("models", "recipes", "text")]
-    kept = ROOT / ".cache" / "recipes.json"
     for name in given.only:
         print(f"## {TITLES[name]}", flush=True)
         with tempfile.TemporaryDirectory() as folder:
@@ -273,15 +278,10 @@ def main() -> int:
                 print(lines[-1], flush=True)
                 if len(lines) == 1:
                     lines.append(line(["--"] * len(cells)))
-        tables: dict[str, list[str]] = json.loads(kept.read_text()) if kept.is_file() else {}
-        tables[name] = [f"{datetime.date.today()}.", "", *lines]
-        kept.parent.mkdir(exist_ok=True)
-        kept.write_text(json.dumps(tables))
+        tables = {**written(), TITLES[name]: "\n".join([f"{datetime.date.today()}.", "", *lines])}
         page = ["What each recipe loses: `uv run python tests/benchmarks/recipes.py`."]
-        for section in SECTIONS:
-            if section in tables:
-                page += ["", f"## {TITLES[section]}", "", *tables[section]]
-        RESULTS.write_text("\n".join([*page, ""]), encoding="utf-8")
+        page += [f"## {title}\n\n{tables[title]}" for title in TITLES.values() if title in tables]
+        RESULTS.write_text("\n\n".join(page) + "\n", encoding="utf-8")
     return 0
 
 
