@@ -8,6 +8,7 @@ from turnout.testing.broken import BROKEN, Clean, Far, level_and_kind
 from turnout.testing.levels import Kit
 
 
+@pytest.mark.slow
 def test_every_broken_provider_is_caught():
     caught = [broken.__name__ for broken in BROKEN if _catches(broken)]
     print(f"{len(caught)} of {len(BROKEN)} caught")
