@@ -1,8 +1,7 @@
-"""The kernels of language models in the simulator, against NumPy in float64: python tests/cuda/language.py [--few] [FAMILY ...]
+"""The kernels of language models in the simulator, against NumPy in float64: python tests/cuda/language.py [FAMILY ...]
 
 Prints a line for each family, `FAMILY: C cases, off by at most E of the largest number`, and ends with status 1 where one is further off
 than its type's rounding explains, or where the simulator reports anything (races, reads of what was never written, accesses out of bounds).
---few: every seventh case.
 """
 
 from __future__ import annotations
@@ -29,16 +28,13 @@ def off_by(case: TextCase) -> float:
     return max(float(np.abs(found[name].astype(np.float64) - one).max() / np.abs(one).max()) for name, one in case.wanted.items())
 
 
-def main(arguments: list[str]) -> int:
-    few, only = "--few" in arguments, [one for one in arguments if one != "--few"]
+def main(only: list[str]) -> int:
     failed = 0
     for family, cases in FAMILIES.items():
         if only and family not in only:
             continue
         start, count, most = time.perf_counter(), 0, 0.0
-        for number, case in enumerate(cases()):
-            if few and number % 7:
-                continue
+        for case in cases():
             off = off_by(case)
             count, most = count + 1, max(most, off)
             if not off <= EXPLAINED[case.type]:

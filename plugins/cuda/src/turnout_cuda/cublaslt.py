@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from turnout.errors import OutOfMemory, RunError
+from turnout_cuda.dlpack import ALIGNED
 
 __all__ = ["CONSTANTS", "DTYPES", "CublasLt", "Heuristic", "Layout", "Problem", "Product", "Scaled", "located", "opened"]
 
@@ -47,8 +48,6 @@ CONSTANTS = {
 """The values of the header's names that are used here; `python tests/cuda/cublas_header.py` holds them against the header."""
 
 _OUT_OF_MEMORY, _NOT_SUPPORTED = CONSTANTS["CUBLAS_STATUS_ALLOC_FAILED"], CONSTANTS["CUBLAS_STATUS_NOT_SUPPORTED"]
-ALIGNED = 16
-"""Bytes that operands are promised to be aligned to: tensors of others, which come by DLPack, are so too."""
 _WORKSPACE = 32 << 20
 """Bytes that a product may want beside its operands; NVIDIA advises this much for Hopper."""
 

@@ -199,6 +199,11 @@ class Sessions(Executable):
     def _make(self, shapes: Shapes) -> Executable:
         model = _with_shapes(self._model, shapes)
         empty = next((port.name for port, shape, read in zip(self.inputs, shapes, self._read, strict=True) if read and 0 in shape), None)
+        if self._capture and empty is None:
+            made = _recorded(model, self._settings, self.inputs, self.outputs)
+            if made is not None:
+                self._placement = made.placement()
+                return made
         try:
             if empty is None:
                 session = _open(model, lambda: self._settings(True, False))
@@ -214,8 +219,6 @@ class Sessions(Executable):
                 hint="allow another device to help: device=['directml', 'cpu']",
             ) from error
         made = make_executable(session, self.inputs, self.outputs, self._model.weights)
-        if self._capture and empty is None:
-            made = _recorded(model, self._settings, self.inputs, self.outputs) or made
         self._placement = made.placement()
         return made
 

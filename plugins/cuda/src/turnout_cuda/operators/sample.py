@@ -7,19 +7,20 @@ from turnout_cuda.call import Call
 from turnout_cuda.kernel import operator
 from turnout_cuda.operators.blocks import TEXT_FLOATS
 from turnout_cuda.operators.cache import OWN
+from turnout_cuda.sampling import NUMBERS
 from turnout_cuda.templates import launch_file
 
 
 @operator("Sample", domain=OWN, takes=(TEXT_FLOATS, frozenset({"uint8"}), frozenset({"float64"})))
 def sample(call: Call) -> list[Array]:
-    """Logits of one token, [..., vocabulary]; seen, [vocabulary], 1 for tokens that the penalty is for; numbers, [6] (cu/sample.cu).
+    """Logits of one token, [..., vocabulary]; seen, [vocabulary], 1 for tokens that the penalty is for; numbers, [NUMBERS] (sampling.py).
 
     Gives the token, int64 [1], and `seen` with it marked, which may lie in the memory of the input.
     """
     logits, seen, numbers = call.x, call.input(1), call.input(2)
     vocabulary = logits.shape[-1]
-    if logits.size != vocabulary or seen.shape != (vocabulary,) or numbers.shape != (6,) or not vocabulary:
-        raise call.wrong("logits of one token, a mark for each of the vocabulary, and 6 numbers are due")
+    if logits.size != vocabulary or seen.shape != (vocabulary,) or numbers.shape != (NUMBERS,) or not vocabulary:
+        raise call.wrong(f"logits of one token, a mark for each of the vocabulary, and {NUMBERS} numbers are due")
     marked = seen
     if not call.may_overwrite(1, 1):
         marked = call.new(seen.shape, seen.element)

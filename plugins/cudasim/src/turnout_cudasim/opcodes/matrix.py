@@ -64,6 +64,11 @@ def shape_of(i: Instruction) -> tuple[int, int, int]:
     return int(found[1]), int(found[2]), int(found[3])
 
 
+def register_type(type_: str) -> str:
+    """What a fragment's elements of that type are held in."""
+    return "b64" if type_ == "f64" else "b32"
+
+
 def words(e: Emitter, operand: str, type_: str = "b32") -> str:
     """The registers of a fragment, as text of a tuple."""
     return "(" + "".join(f"{e.read(r, type_)}, " for r in e.vector(operand)) + ")"
@@ -103,7 +108,7 @@ def multiply(e: Emitter, i: Instruction) -> None:
     if c_type not in RESULTS and len(i.parts) > 5:  # .b1 ends with .xor.popc
         d_type, a_type, b_type, c_type = (p for p in i.parts if p in RESULTS or p in SMALL)
     m, n, k = shape_of(i)
-    width = "b64" if a_type == "f64" else "b32"
+    width = register_type(a_type)
     _, a, b, c = i.operands[:4]
     e.do(f"check_whole(t, {e.site})")
     left = e.once(e.vector(a), f'matrix(t, "a", "{a_type}", {m}, {k}, {words(e, a, width)})')
@@ -142,7 +147,7 @@ def wmma_load(e: Emitter, i: Instruction) -> None:
     stride = e.read(i.operands[2], "u32") if len(i.operands) > 2 else e.constant(columns if i.has("row") else rows, "u4")
     space = "shared" if space_of(i) == "shared" else space_of(i)
     e.note_shared_access(space, 2)
-    width = "b64" if type_ == "f64" else "b32"
+    width = register_type(type_)
     matrix = f'"{space}", {(rows, columns)}, {len(targets)}, "{type_}", {i.has("row")}'
     text = f"wmma_load(t, {matrix}, {e.address(i.operands[1])}, {stride}, {e.site})"
     e.write_all(targets, text, width)
@@ -155,7 +160,7 @@ def wmma_store(e: Emitter, i: Instruction) -> None:
     rows, columns = _wmma_shape(i)
     stride = e.read(i.operands[2], "u32") if len(i.operands) > 2 else e.constant(columns if i.has("row") else rows, "u4")
     e.note_shared_access(space_of(i), 2)
-    width = "b64" if type_ == "f64" else "b32"
+    width = register_type(type_)
     values = words(e, i.operands[1], width)
     matrix = f'"{space_of(i)}", {(rows, columns)}, "{type_}", {i.has("row")}'
     e.do(f"wmma_store(t, {matrix}, {e.address(i.operands[0])}, {stride}, {values}, {e.site})")
@@ -166,7 +171,7 @@ def wmma_multiply(e: Emitter, i: Instruction) -> None:
     """D = A B + C on fragments; their layout is our own, since the ISA leaves it open."""
     named = [p for p in i.parts[3:] if p in WMMA_TYPES]
     types = (named[0], "f16", "f16", named[1]) if len(named) == 2 else (named[0], named[1], named[2], named[3])
-    width = "b64" if types[1] == "f64" else "b32"
+    width = register_type(types[1])
     fragments = ", ".join(words(e, operand, width) for operand in i.operands[1:4])
     _product(e, i, f"wmma_mma(t, {shape_of(i)}, {types}, {fragments}, {e.site}{options(i)})", types[0])
 

@@ -15,7 +15,7 @@ import numpy as np
 from turnout_cudasim.semantics.fused import fma
 
 __all__ = [
-    "add_f2", "add_f4", "add_f8", "bits", "coarse",
+    "add_f2", "bits", "coarse",
     "copy_sign", "cosine", "directed_add", "directed_divide", "directed_fma", "directed_multiply",
     "directed_sqrt", "exp2", "flush", "fma_bf16", "fma_f2", "log2", "maximum", "minimum", "multiply_f2", "reciprocal",
     "rsqrt", "saturate", "sine", "sqrt", "subtract_f2", "tanh", "testp",
@@ -76,10 +76,6 @@ def _split(a: Any) -> tuple[Any, Any]:
 
 
 # ---- float32
-
-
-def add_f4(a: Any, b: Any) -> Any:
-    return a + b
 
 
 def flush(a: Any) -> Any:
@@ -220,10 +216,6 @@ def _round_fraction(exact: Fraction, mode: str, nearest: float) -> float:
 
 
 # ---- float64, float16, bfloat16
-
-
-def add_f8(a: Any, b: Any) -> Any:
-    return a + b
 
 
 def add_f2(a: Any, b: Any) -> Any:
