@@ -5,12 +5,11 @@
 Small random ones first, of several architectures and kinds of blocks, and a Phi-3 in halves as exports have it; then SmolLM2, its first
 LAYERS blocks (all 30 by default, 0 for none): a prompt, and tokens one at a time into the same cache. Prints how far the logits are apart,
 as a share of the largest; ends with status 1 where that is more than half precision explains, where another token is the likeliest of
-SmolLM2, or where the simulator reports anything.
+SmolLM2, or where the simulator reports anything. TURNOUT_CUDA=real: on a GPU.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from pathlib import Path
@@ -19,6 +18,7 @@ sys.path.append(str(Path(__file__).parents[1] / "models"))
 sys.path.append(str(Path(__file__).parents[1] / "gguf"))
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
+import device
 import gguf_decoders
 import numpy as np
 import packages
@@ -26,13 +26,11 @@ from cuda_text import TINY, Build
 from running import Text, load
 
 import turnout
-import turnout_cudasim
 from turnout.graph import ir
 from turnout_gguf.format import GgufFormat, Options
 
 sys.path.remove(str(Path(__file__).parents[1] / "benchmarks"))  # where `import cuda` would find a file
-os.environ["TURNOUT_CUDA"] = "sim"
-turnout_cudasim.install()
+device.choose()
 
 HALF = 2**-10
 """Half precision's rounding, of the largest logit."""
@@ -44,7 +42,7 @@ SMALL = (("llama", "Q4_1"), ("phi3", "Q4_0"), ("phi3", "F16"), ("qwen3", "Q4_K")
 def small(architecture: str, kind: str) -> float:
     """A random decoder of two blocks: a prompt, single tokens, and a few more."""
     file, random = gguf_decoders.decoder(architecture, kind=kind), np.random.default_rng(0)
-    texts, most = [Text(load(file, device=device)) for device in ("cuda", "cpu")], 0.0
+    texts, most = [Text(load(file, device=place)) for place in ("cuda", "cpu")], 0.0
     for count in (7, 1, 1, 3):
         tokens = random.integers(0, gguf_decoders.VOCABULARY, (1, count))
         found, wanted = (text.feed(tokens) for text in texts)
@@ -54,7 +52,7 @@ def small(architecture: str, kind: str) -> float:
 
 def halves(precision: str) -> float:
     """A decoder in the shape of Phi-3 as exports have it, two blocks of it, in halves throughout: against the CPU, which rounds as well."""
-    models = [turnout.load(Build(TINY, precision, 1).model(), device=device) for device in ("cuda", ["cpu", "reference"])]
+    models = [turnout.load(Build(TINY, precision, 1).model(), device=place) for place in ("cuda", ["cpu", "reference"])]
     size = (1, TINY.key_heads, TINY.context, TINY.head)
     caches = [{info.name: np.zeros(size, np.float16) for info in model.inputs if "." in info.name} for model in models]
     past, most = 0, 0.0
@@ -110,7 +108,7 @@ def smollm2(layers: int) -> tuple[float, list[int], bool]:
     """(how far off, the tokens that came, whether the CPU's were the same)."""
     path = packages.model_path("smollm2")
     sources = [GgufFormat().open(path, accuracy="exact", options=Options(keep=False)) for _ in range(2)]
-    models = [turnout.load(cut(source.model(), layers), device=device) for source, device in zip(sources, ("cuda", "cpu"), strict=True)]
+    models = [turnout.load(cut(source.model(), layers), device=place) for source, place in zip(sources, ("cuda", "cpu"), strict=True)]
     texts, tokens, most, came, same = [Text(model) for model in models], list(PROMPT), 0.0, [], True
     for _ in range(4):
         found, wanted = (text.feed([tokens], [len(tokens) - 1])[0, 0] for text in texts)
@@ -136,10 +134,10 @@ def main(layers: int) -> int:
         off, came, same = smollm2(layers)
         worst = max(worst, off)
         print(f"SmolLM2, {layers} blocks: logits off by {off:.2g} of the largest, tokens {came} ({time.perf_counter() - start:.0f} s)")
-    reports = turnout_cudasim.reports()
+    reports = device.reports()
     for report in reports[:20]:
         print(f"REPORT {report}")
-    print(f"cuda (sim) against cpu exact: at most {worst:.2g}; {len(reports)} reports")
+    print(f"{device.NAME} against cpu exact: at most {worst:.2g}; {device.found()}")
     return 0 if worst < HALF and same and not reports else 1
 
 

@@ -1,4 +1,5 @@
-"""The kernels of language models in the simulator, against NumPy in float64: python tests/cuda/language.py [FAMILY ...]
+"""The kernels of language models in the simulator, against NumPy in float64: python tests/cuda/language.py [FAMILY ...]; TURNOUT_CUDA=real:
+on a GPU.
 
 Prints a line for each family, `FAMILY: C cases, off by at most E of the largest number`, and ends with status 1 where one is further off
 than its type's rounding explains, or where the simulator reports anything (races, reads of what was never written, accesses out of bounds).
@@ -6,19 +7,16 @@ than its type's rounding explains, or where the simulator reports anything (race
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 
-os.environ["TURNOUT_CUDA"] = "sim"
-
+import device
 import numpy as np
 from language_cases import EXPLAINED, FAMILIES, TextCase
 
 import turnout
-import turnout_cudasim
 
-turnout_cudasim.install()
+device.choose()
 
 
 def off_by(case: TextCase) -> float:
@@ -41,10 +39,10 @@ def main(only: list[str]) -> int:
                 failed += 1
                 print(f"FAILED {family} {case.what}: off by {off:.2g} of the largest number")
         print(f"{family}: {count} cases, off by at most {most:.2g} of the largest number ({time.perf_counter() - start:.1f} s)", flush=True)
-    reports = turnout_cudasim.reports()
+    reports = device.reports()
     for report in reports[:20]:
         print(f"REPORT {report}")
-    print(f"simulator: {len(reports)} reports")
+    print(device.found())
     return 1 if failed or reports else 0
 
 

@@ -1,14 +1,14 @@
 """Real models on the CUDA provider, in the simulator, against the CPU provider: python tests/cuda/real_models.py [NAME ...]
 
 Prints for each the plan in numbers and the largest difference between the outputs, relative to the largest magnitude; with -v the whole
-explanation too. Ends with status 1 where a difference is 1e-3 or more, or the simulator reports anything.
+explanation too. Ends with status 1 where a difference is 1e-3 or more, or the simulator reports anything. TURNOUT_CUDA=real: on a GPU.
 """
 
-import os
 import sys
 import time
 from pathlib import Path
 
+import device
 import numpy as np
 
 import turnout
@@ -16,8 +16,6 @@ import turnout
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 
 BOUND = 1e-3
-
-os.environ["TURNOUT_CUDA"] = "sim"
 
 
 def _feeds() -> dict[str, dict[str, np.ndarray]]:
@@ -50,19 +48,16 @@ def difference(name: str, verbose: bool) -> float:
     for key in wanted:
         scale = max(1e-6, float(np.abs(wanted[key].astype(np.float64)).max()))
         worst = max(worst, float(np.abs(got[key].astype(np.float64) - wanted[key].astype(np.float64)).max()) / scale)
-    print(f"{name}: the outputs differ by {worst:.1e} at most ({took:.1f} s in the simulator)\n", flush=True)
+    print(f"{name}: the outputs differ by {worst:.1e} at most ({took:.1f} s)\n", flush=True)
     return worst
 
 
 def main(arguments: list[str]) -> int:
-    import turnout_cudasim
-
-    turnout_cudasim.install()
+    device.choose()
     names = [one for one in arguments if one != "-v"] or list(_feeds())
     worst = max(difference(name, "-v" in arguments) for name in names)
-    reports = turnout_cudasim.reports()
-    print(f"simulator: {len(reports)} reports")
-    return 0 if worst < BOUND and not reports else 1
+    print(device.found())
+    return 0 if worst < BOUND and not device.reports() else 1
 
 
 if __name__ == "__main__":

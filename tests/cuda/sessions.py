@@ -1,4 +1,4 @@
-"""Sessions with their caches on the simulated device, against the CPU's: python tests/cuda/sessions.py
+"""Sessions with their caches on the simulated device, against the CPU's: python tests/cuda/sessions.py; TURNOUT_CUDA=real: on a GPU.
 
 Prompts, single tokens that replay one CUDA graph, tokens forgotten, caches that grow, two sessions in turn, tokens chosen on the
 device; of a GGUF, and of a folder as onnxruntime-genai exports one, whose graph counts the tokens of a mask.
@@ -6,7 +6,6 @@ device; of a GGUF, and of a folder as onnxruntime-genai exports one, whose graph
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from typing import Any
 sys.path.append(str(Path(__file__).parents[1] / "gguf"))
 sys.path.append(str(Path(__file__).parents[1] / "text"))
 
+import device
 import gguf_decoders
 import numpy as np
 import onnx
@@ -23,14 +23,12 @@ from running import load
 from test_folders import genai
 
 import turnout
-import turnout_cudasim
 from turnout_cuda import session
 from turnout_text.options import Sampling
 from turnout_text.sampling import Sampler
 from turnout_text.session import sessions_of
 
-os.environ["TURNOUT_CUDA"] = "sim"
-turnout_cudasim.install()
+device.choose()
 session._STEP = 16  # so that caches grow
 
 
@@ -91,7 +89,7 @@ def chosen(model: Any) -> int:
 def main() -> int:
     file = gguf_decoders.decoder("llama", kind="Q4_0", blocks=1)
     same = chosen(load(file, device="cuda"))
-    off = worst([load(file, device=device) for device in ("cuda", "cpu")], gguf_decoders.VOCABULARY)
+    off = worst([load(file, device=place) for place in ("cuda", "cpu")], gguf_decoders.VOCABULARY)
     with tempfile.TemporaryDirectory() as away:
         folder = genai(Path(away) / "export")
         export = onnx.load(folder / "model.onnx")  # the builder writes the types of inner values down
@@ -99,8 +97,8 @@ def main() -> int:
             onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in ("seen", "y", "z")
         )
         onnx.save(export, folder / "model.onnx")
-        exported = worst([turnout.load(folder, device=device) for device in ("cuda", "cpu")], 250)
-    reports = turnout_cudasim.reports()
+        exported = worst([turnout.load(folder, device=place) for place in ("cuda", "cpu")], 250)
+    reports = device.reports()
     print(f"sessions: logits of a GGUF off by {off:.2g} of the largest, of an export by {exported:.2g}; {len(reports)} reports")
     print(f"sessions: {same} of {len(CHOICES)} texts are the same, chosen on the device or on the host")
     return 0 if max(off, exported) < 1e-5 and same == len(CHOICES) and not reports else 1

@@ -1,4 +1,4 @@
-"""The conformance kit on the CUDA provider, in the simulator: python tests/cuda/simulated.py [OPERATOR ...]
+"""The conformance kit on the CUDA provider, in the simulator: python tests/cuda/simulated.py [OPERATOR ...]; TURNOUT_CUDA=real: on a GPU.
 
 Runs every level, all of ONNX's own cases and the made ones, with the simulator's race detector on; prints
 `cuda (sim): C of C claimed cases passed, operators: K`, and ends with status 1 if anything failed or the simulator reported anything.
@@ -12,7 +12,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 
-os.environ["TURNOUT_CUDA"] = "sim"
+import device
 
 from turnout.testing import LEVELS, Result, run, summary
 
@@ -21,7 +21,7 @@ SHARED = ("operators", "honesty")
 
 
 def main(only: list[str]) -> int:
-    processes = min(len(os.sched_getaffinity(0)), 8)
+    processes = min(len(os.sched_getaffinity(0)), 16)
     results: list[Result] = []
     reports: list[str] = []
     ended: list[int] = []
@@ -46,8 +46,9 @@ def main(only: list[str]) -> int:
     for report in reports[:20]:
         print(report)
     found = summary(results)
-    print(f"simulator: {len(reports)} reports (races, reads of what was never written, accesses out of bounds)")
-    print(found.line("cuda (sim)"))
+    if not device.REAL:
+        print(f"simulator: {len(reports)} reports (races, reads of what was never written, accesses out of bounds)")
+    print(found.line(device.NAME))
     whole = not any(ended)
     if not whole:
         print(f"a process ended before its share was done (status {', '.join(map(str, ended))}): the figures above are not all")
@@ -56,15 +57,13 @@ def main(only: list[str]) -> int:
 
 def share(text: str, only: list[str]) -> int:
     """One process's part: its results as lines of JSON, then what the simulator reported."""
-    import turnout_cudasim
-
-    turnout_cudasim.install()
+    device.choose()
     warnings.simplefilter("ignore")  # NumPy's, about the infinities that some cases are made of
     which, processes = map(int, text.split("/"))
     for result in _results(which, processes, only):
         print(result.json(), flush=True)
-    for report in turnout_cudasim.reports():
-        print(f"REPORT {report}".replace("\n", " "))
+    for report in device.reports():
+        print(f"REPORT {report}")
     return 0
 
 
