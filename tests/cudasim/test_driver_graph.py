@@ -271,3 +271,91 @@ def test_a_graph_prints_itself(rig, kernels, tmp_path):
 def test_conditional_nodes_are_refused(rig):
     with pytest.raises(Exception, match="NOT_SUPPORTED"):
         GraphDefinition().create_condition(1)
+
+
+PROGRAMMATIC = """
+extern "C" __global__ void double_it(float* x, int n) {
+    asm volatile("griddepcontrol.launch_dependents;");
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) x[i] *= 2;
+}
+"""
+
+
+def edge(port=driver.CU_GRAPH_KERNEL_NODE_PORT_PROGRAMMATIC, type=driver.CUgraphDependencyType.CU_GRAPH_DEPENDENCY_TYPE_PROGRAMMATIC):
+    data = driver.CUgraphEdgeData()
+    data.from_port, data.type = int(port), int(type)
+    return data
+
+
+def kernel_node(graph, kernel, before, edges, *values):
+    """Adds a kernel node by cuGraphAddNode; the driver copies the values."""
+    pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(v) for v in values))
+    params = driver.CUgraphNodeParams()
+    params.type = driver.CUgraphNodeType.CU_GRAPH_NODE_TYPE_KERNEL
+    params.kernel.kern = driver.CUkernel(int(kernel.handle))
+    params.kernel.gridDimX = params.kernel.gridDimY = params.kernel.gridDimZ = 1
+    params.kernel.blockDimX, params.kernel.blockDimY, params.kernel.blockDimZ = 32, 1, 1
+    params.kernel.kernelParams = ctypes.addressof(pointers)
+    return check(driver.cuGraphAddNode(graph, before, edges, len(before), params))
+
+
+def test_programmatic_edges_lead_from_kernels_to_kernels(rig):
+    double = rig.compile(PROGRAMMATIC, "double_it")
+    x = rig.upload(np.ones(32, np.float32))
+    values = ctypes.c_uint64(int(x.handle)), ctypes.c_int(32)
+    graph = check(driver.cuGraphCreate(0))
+    first = kernel_node(graph, double, [], [], *values)
+    second = kernel_node(graph, double, [first], [edge()], *values)
+    third = kernel_node(graph, double, [], [], *values)
+    check(driver.cuGraphAddDependencies(graph, [second], [third], [edge()], 1))
+    _, _, edges, count = check(driver.cuGraphGetEdges(graph, 2))
+    assert count == 2
+    assert {(e.from_port, e.to_port, e.type) for e in edges} == {(1, 0, 1)}
+    executable = check(driver.cuGraphInstantiate(graph, 0))
+    check(driver.cuGraphLaunch(executable, int(rig.stream.handle)))
+    assert (rig.download(x, np.float32) == 8).all()
+
+    invalid = driver.CUresult.CUDA_ERROR_INVALID_VALUE
+    empty = check(driver.cuGraphAddEmptyNode(graph, [], 0))
+    for start, end, data in (
+        (empty, first, edge()),
+        (third, empty, edge()),
+        (first, third, edge(port=0)),
+        (first, third, edge(type=0)),
+        (first, third, edge(port=3)),
+        (first, second, driver.CUgraphEdgeData()),
+    ):
+        assert driver.cuGraphAddDependencies(graph, [start], [end], [data], 1)[0] == invalid
+    assert driver.cuGraphRemoveDependencies(graph, [first], [second], [driver.CUgraphEdgeData()], 1)[0] == invalid
+    check(driver.cuGraphRemoveDependencies(graph, [first], [second], [edge()], 1))
+    check(driver.cuGraphExecDestroy(executable))
+    check(driver.cuGraphDestroy(graph))
+
+
+def test_programmatic_launches_are_captured_as_programmatic_edges(rig):
+    double = rig.compile(PROGRAMMATIC, "double_it")
+    x = rig.upload(np.ones(32, np.float32))
+    values = ctypes.c_uint64(int(x.handle)), ctypes.c_int(32)
+    pointers = (ctypes.c_void_p * 2)(*(ctypes.addressof(v) for v in values))
+    stream = rig.device.create_stream()
+    attribute = driver.CUlaunchAttribute()
+    attribute.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+    attribute.value.programmaticStreamSerializationAllowed = 1
+    config = driver.CUlaunchConfig()
+    config.gridDimX = config.gridDimY = config.gridDimZ = config.blockDimY = config.blockDimZ = 1
+    config.blockDimX, config.hStream, config.attrs, config.numAttrs = 32, driver.CUstream(int(stream.handle)), [attribute], 1
+    check(driver.cuStreamBeginCapture(int(stream.handle), driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED))
+    x.fill(np.float32(1), stream=stream)
+    for _ in range(2):
+        check(driver.cuLaunchKernelEx(config, driver.CUfunction(int(double.handle)), ctypes.addressof(pointers), 0))
+    graph = check(driver.cuStreamEndCapture(int(stream.handle)))
+    _, _, edges, count = check(driver.cuGraphGetEdges(graph, 2))
+    assert count == 2
+    assert sorted((e.from_port, e.type) for e in edges) == [(0, 0), (1, 1)], "no kernel starts before a copy has ended"
+    executable = check(driver.cuGraphInstantiate(graph, 0))
+    check(driver.cuGraphLaunch(executable, int(stream.handle)))
+    assert (rig.download(x, np.float32) == 4).all()
+    check(driver.cuGraphExecDestroy(executable))
+    check(driver.cuGraphDestroy(graph))

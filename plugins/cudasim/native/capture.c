@@ -65,23 +65,34 @@ CUresult capture_forbids(CUstream stream) {
     return blocking_captures && stream == stream_of(NULL) ? CUDA_ERROR_STREAM_CAPTURE_IMPLICIT : CUDA_SUCCESS;
 }
 
+/* Programmatic stream serialization, captured: the edges from kernels become programmatic ones, if there is nothing else to wait for. */
+static void make_programmatic(struct nodes *tips) {
+    for (size_t i = 0; i < tips->count; i++) {
+        if (tips->items[i]->operation.kind != CU_GRAPH_NODE_TYPE_KERNEL) return;
+    }
+    for (size_t i = 0; i < tips->count; i++) {
+        tips->edges[i] = (CUgraphEdgeData){.from_port = CU_GRAPH_KERNEL_NODE_PORT_PROGRAMMATIC, .type = CU_GRAPH_DEPENDENCY_TYPE_PROGRAMMATIC};
+    }
+}
+
 CUresult capture_operation(CUstream stream, const struct operation *operation) {
     REQUIRE(!stream->capture->invalidated, CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
     CUgraphNode node;
-    CUresult result = graph_add(stream->capture->graph, stream->tips.items, stream->tips.count, operation, &node);
+    if (operation->kind == CU_GRAPH_NODE_TYPE_KERNEL && operation->call.early) make_programmatic(&stream->tips);
+    CUresult result = graph_add(stream->capture->graph, stream->tips.items, stream->tips.edges, stream->tips.count, operation, &node);
     if (result != CUDA_SUCCESS) {
         stream->capture->invalidated = true;
         return result;
     }
     nodes_clear(&stream->tips);
-    return nodes_add(&stream->tips, node);
+    return nodes_add(&stream->tips, node, (CUgraphEdgeData){0});
 }
 
 CUresult capture_record(CUstream stream, CUevent event) {
     REQUIRE(!stream->capture->invalidated, CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
     nodes_clear(&event->tips);
     event->capture_id = stream->capture->id;
-    for (size_t i = 0; i < stream->tips.count; i++) TRY(nodes_add(&event->tips, stream->tips.items[i]));
+    for (size_t i = 0; i < stream->tips.count; i++) TRY(nodes_add(&event->tips, stream->tips.items[i], stream->tips.edges[i]));
     return CUDA_SUCCESS;
 }
 
@@ -106,7 +117,7 @@ CUresult capture_wait(CUstream stream, CUevent event) {
     }
     REQUIRE(!capture->invalidated, CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
     if (!stream->capture) TRY(join(stream, capture));
-    for (size_t i = 0; i < event->tips.count; i++) TRY(nodes_add(&stream->tips, event->tips.items[i]));
+    for (size_t i = 0; i < event->tips.count; i++) TRY(nodes_add(&stream->tips, event->tips.items[i], event->tips.edges[i]));
     return CUDA_SUCCESS;
 }
 
@@ -135,11 +146,10 @@ API cuStreamBeginCapture_v2(CUstream stream, CUstreamCaptureMode mode) { return 
 
 API cuStreamBeginCaptureToGraph(CUstream stream, CUgraph graph, const CUgraphNode *before, const CUgraphEdgeData *edges, size_t count,
                                 CUstreamCaptureMode mode) {
-    (void)edges;
     REQUIRE(handle_is(graph, GRAPH), CUDA_ERROR_INVALID_VALUE);
     for (size_t i = 0; i < count; i++) REQUIRE(handle_is(before[i], NODE) && before[i]->graph == graph, CUDA_ERROR_INVALID_VALUE);
     TRY(begin(stream, graph, (int)mode));
-    for (size_t i = 0; i < count; i++) TRY(nodes_add(&stream_of(stream)->tips, before[i]));
+    for (size_t i = 0; i < count; i++) TRY(nodes_add(&stream_of(stream)->tips, before[i], edges ? edges[i] : (CUgraphEdgeData){0}));
     return CUDA_SUCCESS;
 }
 
@@ -180,7 +190,7 @@ API cuStreamGetCaptureInfo_v3(CUstream given, CUstreamCaptureStatus *status, cuu
     if (id) *id = active ? stream->capture->id : 0;
     if (graph) *graph = active ? stream->capture->graph : NULL;
     if (tips) *tips = active ? stream->tips.items : NULL;
-    if (edges) *edges = NULL; /* plain dependencies, all of them */
+    if (edges) *edges = active ? stream->tips.edges : NULL;
     if (count) *count = active ? stream->tips.count : 0;
     return CUDA_SUCCESS;
 }
@@ -192,14 +202,13 @@ API cuStreamGetCaptureInfo(CUstream stream, CUstreamCaptureStatus *status, cuuin
 }
 
 API cuStreamUpdateCaptureDependencies_v2(CUstream given, CUgraphNode *nodes, const CUgraphEdgeData *edges, size_t count, unsigned flags) {
-    (void)edges;
     CUstream stream = stream_of(given);
     REQUIRE(stream, CUDA_ERROR_INVALID_HANDLE);
     REQUIRE(stream->capture, CUDA_ERROR_ILLEGAL_STATE);
     REQUIRE(flags <= CU_STREAM_SET_CAPTURE_DEPENDENCIES, CUDA_ERROR_INVALID_VALUE);
     for (size_t i = 0; i < count; i++) REQUIRE(handle_is(nodes[i], NODE) && nodes[i]->graph == stream->capture->graph, CUDA_ERROR_INVALID_VALUE);
     if (flags == CU_STREAM_SET_CAPTURE_DEPENDENCIES) nodes_clear(&stream->tips);
-    for (size_t i = 0; i < count; i++) TRY(nodes_add(&stream->tips, nodes[i]));
+    for (size_t i = 0; i < count; i++) TRY(nodes_add(&stream->tips, nodes[i], edges ? edges[i] : (CUgraphEdgeData){0}));
     return CUDA_SUCCESS;
 }
 API cuStreamUpdateCaptureDependencies(CUstream stream, CUgraphNode *nodes, size_t count, unsigned flags) {

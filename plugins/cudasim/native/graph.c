@@ -9,39 +9,58 @@ struct CUuserObject_st { struct header header; unsigned count; CUhostFn destroy;
 struct CUgraph_st { struct header header; struct nodes nodes; struct kept *kept; size_t kept_count; };
 struct CUgraphExec_st { struct header header; CUgraph graph; unsigned long long flags; };
 
-/* Sets of nodes. */
-static CUresult push(struct nodes *nodes, CUgraphNode node) {
+/* Sets of nodes, each with the edge that leads from it. */
+static const CUgraphEdgeData plain;
+static bool same_edge(CUgraphEdgeData one, CUgraphEdgeData other) { return memcmp(&one, &other, sizeof one) == 0; }
+static CUgraphEdgeData edge_at(const CUgraphEdgeData *edges, size_t i) { return edges ? edges[i] : plain; }
+
+static CUresult push(struct nodes *nodes, CUgraphNode node, CUgraphEdgeData edge) {
     if (nodes->count == nodes->capacity) {
         size_t capacity = nodes->capacity ? 2 * nodes->capacity : 4;
-        CUgraphNode *grown = realloc(nodes->items, capacity * sizeof *grown);
-        REQUIRE(grown, CUDA_ERROR_OUT_OF_MEMORY);
-        nodes->items = grown;
+        CUgraphNode *items = realloc(nodes->items, capacity * sizeof *items);
+        REQUIRE(items, CUDA_ERROR_OUT_OF_MEMORY);
+        nodes->items = items;
+        CUgraphEdgeData *edges = realloc(nodes->edges, capacity * sizeof *edges);
+        REQUIRE(edges, CUDA_ERROR_OUT_OF_MEMORY);
+        nodes->edges = edges;
         nodes->capacity = capacity;
     }
-    nodes->items[nodes->count++] = node;
+    nodes->items[nodes->count] = node;
+    nodes->edges[nodes->count++] = edge;
     return CUDA_SUCCESS;
 }
 
-static bool contains(const struct nodes *nodes, CUgraphNode node) {
-    for (size_t i = 0; i < nodes->count; i++) {
-        if (nodes->items[i] == node) return true;
-    }
-    return false;
+static size_t find(const struct nodes *nodes, CUgraphNode node) {
+    size_t i = 0;
+    while (i < nodes->count && nodes->items[i] != node) i++;
+    return i;
 }
+static bool contains(const struct nodes *nodes, CUgraphNode node) { return find(nodes, node) < nodes->count; }
 
 static void drop(struct nodes *nodes, CUgraphNode node) {
-    size_t kept = 0;
-    for (size_t i = 0; i < nodes->count; i++) {
-        if (nodes->items[i] != node) nodes->items[kept++] = nodes->items[i];
-    }
-    nodes->count = kept;
+    size_t at = find(nodes, node);
+    if (at == nodes->count) return;
+    nodes->count--;
+    memmove(nodes->items + at, nodes->items + at + 1, (nodes->count - at) * sizeof *nodes->items);
+    memmove(nodes->edges + at, nodes->edges + at + 1, (nodes->count - at) * sizeof *nodes->edges);
 }
 
-CUresult nodes_add(struct nodes *nodes, CUgraphNode node) { return contains(nodes, node) ? CUDA_SUCCESS : push(nodes, node); }
+CUresult nodes_add(struct nodes *nodes, CUgraphNode node, CUgraphEdgeData edge) {
+    return contains(nodes, node) ? CUDA_SUCCESS : push(nodes, node, edge);
+}
 
 void nodes_clear(struct nodes *nodes) {
     free(nodes->items);
+    free(nodes->edges);
     *nodes = (struct nodes){0};
+}
+
+/* A programmatic edge lets a kernel start once the kernel before it allows that (or has been launched), and leads from nothing else to nothing else. */
+static bool edge_fits(CUgraphNode from, int kind, CUgraphEdgeData edge) {
+    bool early = edge.from_port == CU_GRAPH_KERNEL_NODE_PORT_PROGRAMMATIC || edge.from_port == CU_GRAPH_KERNEL_NODE_PORT_LAUNCH_ORDER;
+    CUgraphEdgeData programmatic = {.from_port = early ? edge.from_port : 0, .type = CU_GRAPH_DEPENDENCY_TYPE_PROGRAMMATIC};
+    bool kernels = from->operation.kind == CU_GRAPH_NODE_TYPE_KERNEL && kind == CU_GRAPH_NODE_TYPE_KERNEL;
+    return same_edge(edge, plain) || (early && kernels && same_edge(edge, programmatic));
 }
 
 /* What a node owns: a copy of its parameters, of its child graph, and a share of its allocation. */
@@ -115,9 +134,13 @@ void graph_free(CUgraph graph) {
     handle_free(graph);
 }
 
-CUresult graph_add(CUgraph graph, const CUgraphNode *before, size_t count, const struct operation *operation, CUgraphNode *out) {
+CUresult graph_add(CUgraph graph, const CUgraphNode *before, const CUgraphEdgeData *edges, size_t count, const struct operation *operation,
+                   CUgraphNode *out) {
     REQUIRE(handle_is(graph, GRAPH) && out && (before || !count), CUDA_ERROR_INVALID_VALUE);
-    for (size_t i = 0; i < count; i++) REQUIRE(handle_is(before[i], NODE) && before[i]->graph == graph, CUDA_ERROR_INVALID_VALUE);
+    for (size_t i = 0; i < count; i++) {
+        REQUIRE(handle_is(before[i], NODE) && before[i]->graph == graph, CUDA_ERROR_INVALID_VALUE);
+        REQUIRE(edge_fits(before[i], operation->kind, edge_at(edges, i)), CUDA_ERROR_INVALID_VALUE);
+    }
     CUgraphNode node = handle_new(NODE);
     REQUIRE(node, CUDA_ERROR_OUT_OF_MEMORY);
     CUresult result = keep(&node->operation, operation);
@@ -126,9 +149,9 @@ CUresult graph_add(CUgraph graph, const CUgraphNode *before, size_t count, const
         return result;
     }
     node->graph = graph;
-    for (size_t i = 0; i < count; i++) TRY(nodes_add(&node->before, before[i]));
+    for (size_t i = 0; i < count; i++) TRY(nodes_add(&node->before, before[i], edge_at(edges, i)));
     *out = node;
-    return push(&graph->nodes, node);
+    return push(&graph->nodes, node, plain);
 }
 
 static CUresult keep_object(CUgraph graph, CUuserObject object, unsigned count) {
@@ -144,14 +167,15 @@ static CUresult clone(CUgraph from, CUgraph *out) {
     TRY(graph_new(&made));
     for (size_t i = 0; i < from->nodes.count; i++) {
         CUgraphNode original = from->nodes.items[i], copy;
-        TRY(graph_add(made, NULL, 0, &original->operation, &copy));
+        TRY(graph_add(made, NULL, NULL, 0, &original->operation, &copy));
         copy->origin = original;
         copy->disabled = original->disabled;
         original->copy = copy;
     }
     for (size_t i = 0; i < from->nodes.count; i++) {
         CUgraphNode original = from->nodes.items[i];
-        for (size_t j = 0; j < original->before.count; j++) TRY(push(&original->copy->before, original->before.items[j]->copy));
+        const struct nodes *before = &original->before;
+        for (size_t j = 0; j < before->count; j++) TRY(push(&original->copy->before, before->items[j]->copy, before->edges[j]));
     }
     for (size_t i = 0; i < from->kept_count; i++) {
         from->kept[i].object->count++;
@@ -164,7 +188,7 @@ static CUresult clone(CUgraph from, CUgraph *out) {
 /* Appends `start` and all that comes before it to `order`, dependencies first; false on a cycle. A depth-first walk with a stack of its own. */
 enum { NEW, OPEN, DONE };
 static bool order_from(CUgraphNode start, struct nodes *stack, struct nodes *order) {
-    push(stack, start);
+    push(stack, start, plain);
     while (stack->count) {
         CUgraphNode node = stack->items[stack->count - 1];
         if (node->walk == NEW) {
@@ -172,11 +196,11 @@ static bool order_from(CUgraphNode start, struct nodes *stack, struct nodes *ord
             for (size_t i = node->before.count; i-- > 0;) {
                 CUgraphNode before = node->before.items[i];
                 if (before->walk == OPEN) return false;
-                if (before->walk == NEW) push(stack, before);
+                if (before->walk == NEW) push(stack, before, plain);
             }
         } else {
             stack->count--;
-            if (node->walk == OPEN && order) push(order, node);
+            if (node->walk == OPEN && order) push(order, node, plain);
             node->walk = DONE;
         }
     }
@@ -318,18 +342,21 @@ static CUresult operation_from(const CUgraphNodeParams *params, const struct cal
 }
 
 /* Adding nodes. */
-static CUresult add(CUgraphNode *out, CUgraph graph, const CUgraphNode *before, size_t count, CUresult made, struct operation *operation) {
+static CUresult add_after(CUgraphNode *out, CUgraph graph, const CUgraphNode *before, const CUgraphEdgeData *edges, size_t count, CUresult made,
+                          struct operation *operation) {
     TRY(made);
-    CUresult result = graph_add(graph, before, count, operation, out);
+    CUresult result = graph_add(graph, before, edges, count, operation, out);
     discard(operation);
     return result;
 }
+#define add(out, graph, before, count, made, operation) add_after(out, graph, before, NULL, count, made, operation)
 
-static CUresult add_allocation(CUgraphNode *out, CUgraph graph, const CUgraphNode *before, size_t count, CUDA_MEM_ALLOC_NODE_PARAMS_v1 *params) {
+static CUresult add_allocation(CUgraphNode *out, CUgraph graph, const CUgraphNode *before, const CUgraphEdgeData *edges, size_t count,
+                               CUDA_MEM_ALLOC_NODE_PARAMS_v1 *params) {
     REQUIRE(params && params->bytesize, CUDA_ERROR_INVALID_VALUE);
     struct operation operation = {.kind = CU_GRAPH_NODE_TYPE_MEM_ALLOC, .allocate.size = params->bytesize};
     TRY(reserve(params->bytesize, (int)params->poolProps.location.type != CU_MEM_LOCATION_TYPE_DEVICE, &operation.allocate.address));
-    CUresult result = graph_add(graph, before, count, &operation, out);
+    CUresult result = graph_add(graph, before, edges, count, &operation, out);
     release(operation.allocate.address); /* the node holds it now */
     if (result == CUDA_SUCCESS) params->dptr = operation.allocate.address;
     return result;
@@ -380,7 +407,7 @@ API cuGraphAddEventWaitNode(CUgraphNode *out, CUgraph graph, const CUgraphNode *
 }
 API cuGraphAddMemAllocNode(CUgraphNode *out, CUgraph graph, const CUgraphNode *before, size_t count, CUDA_MEM_ALLOC_NODE_PARAMS_v1 *params) {
     TRY(enter());
-    return add_allocation(out, graph, before, count, params);
+    return add_allocation(out, graph, before, NULL, count, params);
 }
 API cuGraphAddMemFreeNode(CUgraphNode *out, CUgraph graph, const CUgraphNode *before, size_t count, CUdeviceptr address) {
     ENTER_NEW_NODE;
@@ -388,13 +415,12 @@ API cuGraphAddMemFreeNode(CUgraphNode *out, CUgraph graph, const CUgraphNode *be
     return add(out, graph, before, count, CUDA_SUCCESS, &operation);
 }
 API cuGraphAddNode_v2(CUgraphNode *out, CUgraph graph, const CUgraphNode *before, const CUgraphEdgeData *edges, size_t count, CUgraphNodeParams *params) {
-    (void)edges; /* a programmatic edge allows an earlier start, and does not ask for it */
     ENTER_NEW_NODE;
     REQUIRE(params, CUDA_ERROR_INVALID_VALUE);
     if ((int)params->type == CU_GRAPH_NODE_TYPE_MEM_ALLOC) {
-        return add_allocation(out, graph, before, count, (CUDA_MEM_ALLOC_NODE_PARAMS_v1 *)&params->alloc);
+        return add_allocation(out, graph, before, edges, count, (CUDA_MEM_ALLOC_NODE_PARAMS_v1 *)&params->alloc);
     }
-    TRY(add(out, graph, before, count, operation_from(params, NULL, &operation), &operation));
+    TRY(add_after(out, graph, before, edges, count, operation_from(params, NULL, &operation), &operation));
     if ((int)params->type == CU_GRAPH_NODE_TYPE_GRAPH) params->graph.graph = (*out)->operation.graph;
     return CUDA_SUCCESS;
 }
@@ -416,12 +442,17 @@ API cuGraphDestroyNode(CUgraphNode node) {
     return CUDA_SUCCESS;
 }
 
-/* Structure. Lists are asked for twice: first their length, then, with room for it, what is in them. */
+/* Structure. Lists are asked for twice: first their length, then, with room for it, what is in them. Who has no room for what edges say must not
+ * take them for plain ones. */
 static CUresult list(const struct nodes *nodes, CUgraphNode *out, CUgraphEdgeData *edges, size_t *count) {
     REQUIRE(count, CUDA_ERROR_INVALID_VALUE);
     if (out) {
         for (size_t i = 0; i < *count; i++) out[i] = i < nodes->count ? nodes->items[i] : NULL;
-        if (edges) memset(edges, 0, *count * sizeof *edges);
+        for (size_t i = 0; i < *count; i++) {
+            CUgraphEdgeData edge = i < nodes->count ? nodes->edges[i] : plain;
+            REQUIRE(edges || same_edge(edge, plain), CUDA_ERROR_LOSSY_QUERY);
+            if (edges) edges[i] = edge;
+        }
         if (*count <= nodes->count) return CUDA_SUCCESS;
     }
     *count = nodes->count;
@@ -437,7 +468,7 @@ API cuGraphGetRootNodes(CUgraph graph, CUgraphNode *out, size_t *count) {
     REQUIRE(handle_is(graph, GRAPH), CUDA_ERROR_INVALID_VALUE);
     struct nodes roots = {0};
     for (size_t i = 0; i < graph->nodes.count; i++) {
-        if (!graph->nodes.items[i]->before.count) push(&roots, graph->nodes.items[i]);
+        if (!graph->nodes.items[i]->before.count) push(&roots, graph->nodes.items[i], plain);
     }
     CUresult result = list(&roots, out, NULL, count);
     nodes_clear(&roots);
@@ -454,7 +485,8 @@ API cuGraphNodeGetDependentNodes_v2(CUgraphNode node, CUgraphNode *out, CUgraphE
     struct nodes after = {0};
     const struct nodes *all = &node->graph->nodes;
     for (size_t i = 0; i < all->count; i++) {
-        if (contains(&all->items[i]->before, node)) push(&after, all->items[i]);
+        size_t at = find(&all->items[i]->before, node);
+        if (at < all->items[i]->before.count) push(&after, all->items[i], all->items[i]->before.edges[at]);
     }
     CUresult result = list(&after, out, edges, count);
     nodes_clear(&after);
@@ -467,8 +499,8 @@ API cuGraphGetEdges_v2(CUgraph graph, CUgraphNode *from, CUgraphNode *to, CUgrap
     for (size_t i = 0; i < graph->nodes.count; i++) {
         CUgraphNode node = graph->nodes.items[i];
         for (size_t j = 0; j < node->before.count; j++) {
-            push(&starts, node->before.items[j]);
-            push(&ends, node);
+            push(&starts, node->before.items[j], node->before.edges[j]);
+            push(&ends, node, plain);
         }
     }
     size_t room = count ? *count : 0;
@@ -480,21 +512,22 @@ API cuGraphGetEdges_v2(CUgraph graph, CUgraphNode *from, CUgraphNode *to, CUgrap
 }
 
 API cuGraphAddDependencies_v2(CUgraph graph, const CUgraphNode *from, const CUgraphNode *to, const CUgraphEdgeData *edges, size_t count) {
-    (void)edges;
     REQUIRE(handle_is(graph, GRAPH), CUDA_ERROR_INVALID_VALUE);
     for (size_t i = 0; i < count; i++) {
         REQUIRE(handle_is(from[i], NODE) && handle_is(to[i], NODE) && from[i]->graph == graph && to[i]->graph == graph, CUDA_ERROR_INVALID_VALUE);
         REQUIRE(from[i] != to[i] && !contains(&to[i]->before, from[i]), CUDA_ERROR_INVALID_VALUE);
-        TRY(push(&to[i]->before, from[i]));
+        REQUIRE(edge_fits(from[i], to[i]->operation.kind, edge_at(edges, i)), CUDA_ERROR_INVALID_VALUE);
+        TRY(push(&to[i]->before, from[i], edge_at(edges, i)));
     }
     return CUDA_SUCCESS;
 }
 
 API cuGraphRemoveDependencies_v2(CUgraph graph, const CUgraphNode *from, const CUgraphNode *to, const CUgraphEdgeData *edges, size_t count) {
-    (void)edges;
     REQUIRE(handle_is(graph, GRAPH), CUDA_ERROR_INVALID_VALUE);
     for (size_t i = 0; i < count; i++) {
-        REQUIRE(handle_is(from[i], NODE) && handle_is(to[i], NODE) && contains(&to[i]->before, from[i]), CUDA_ERROR_INVALID_VALUE);
+        REQUIRE(handle_is(from[i], NODE) && handle_is(to[i], NODE), CUDA_ERROR_INVALID_VALUE);
+        size_t at = find(&to[i]->before, from[i]);
+        REQUIRE(at < to[i]->before.count && same_edge(to[i]->before.edges[at], edge_at(edges, i)), CUDA_ERROR_INVALID_VALUE);
         drop(&to[i]->before, from[i]);
     }
     return CUDA_SUCCESS;
@@ -792,7 +825,8 @@ static CUgraphExecUpdateResult differs(CUgraph old, CUgraph new, CUgraphNode *at
         if (before->before.count != after->before.count) return CU_GRAPH_EXEC_UPDATE_ERROR_TOPOLOGY_CHANGED;
         for (size_t j = 0; j < before->before.count; j++) {
             *from = after->before.items[j]->origin;
-            if (before->before.items[j]->place != after->before.items[j]->place) return CU_GRAPH_EXEC_UPDATE_ERROR_TOPOLOGY_CHANGED;
+            bool same = before->before.items[j]->place == after->before.items[j]->place && same_edge(before->before.edges[j], after->before.edges[j]);
+            if (!same) return CU_GRAPH_EXEC_UPDATE_ERROR_TOPOLOGY_CHANGED;
         }
         *from = NULL;
         bool moved = before->operation.kind == CU_GRAPH_NODE_TYPE_MEM_ALLOC && before->operation.allocate.size != after->operation.allocate.size;

@@ -49,10 +49,11 @@ CUresult call_from_params(const CUDA_KERNEL_NODE_PARAMS_v2 *p, const CUlaunchAtt
             call->cluster[1] = value->clusterDim.y;
             call->cluster[2] = value->clusterDim.z;
             break;
+        case CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION: call->early = value->programmaticStreamSerializationAllowed != 0; break;
         case CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_EVENT: return refuse("launches that record an event from within the kernel");
         case CU_LAUNCH_ATTRIBUTE_LAUNCH_COMPLETION_EVENT: record_now(value->launchCompletionEvent.event); break;
         case CU_LAUNCH_ATTRIBUTE_DEVICE_UPDATABLE_KERNEL_NODE: return refuse("graph nodes that a kernel updates");
-        default: break; /* hints; and programmatic stream serialization: kernels run in the order of the stream, which it allows */
+        default: break; /* hints */
         }
     }
     return CUDA_SUCCESS;

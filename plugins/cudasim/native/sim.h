@@ -78,7 +78,7 @@ extern __thread bool inside_host_function;
 /* Operations. */
 struct call {
     struct CUkern_st *kernel;
-    unsigned grid[3], block[3], cluster[3], shared, cooperative;
+    unsigned grid[3], block[3], cluster[3], shared, cooperative, early; /* early: may start before what precedes it in its stream has ended */
     int priority;
     void *parameters; /* one buffer, laid out as the kernel wants it; a node owns it, and `pointers` into it */
     void **pointers;
@@ -104,7 +104,7 @@ CUresult submit(CUstream stream, const struct operation *operation);
 CUresult run(const struct operation *operation);
 
 /* Streams and events (stream.c). */
-struct nodes { CUgraphNode *items; size_t count, capacity; };
+struct nodes { CUgraphNode *items; CUgraphEdgeData *edges; size_t count, capacity; };
 struct capture {
     CUgraph graph;
     uint64_t id;
@@ -186,10 +186,11 @@ struct CUgraphNode_st {
     size_t place; /* while two graphs are compared */
     struct operation operation;
 };
-CUresult graph_add(CUgraph graph, const CUgraphNode *before, size_t count, const struct operation *operation, CUgraphNode *out);
+CUresult graph_add(CUgraph graph, const CUgraphNode *before, const CUgraphEdgeData *edges, size_t count, const struct operation *operation,
+                   CUgraphNode *out); /* `edges` may be NULL: plain ones */
 bool graph_covered(CUgraph graph, const struct nodes *tips); /* every node is a tip or comes before one */
 CUresult graph_new(CUgraph *graph);
 void graph_free(CUgraph graph);
-CUresult nodes_add(struct nodes *nodes, CUgraphNode node); /* a set: adding twice is once */
+CUresult nodes_add(struct nodes *nodes, CUgraphNode node, CUgraphEdgeData edge); /* a set: adding twice is once */
 void nodes_clear(struct nodes *nodes);
 CUresult run_graph(CUgraph graph);
