@@ -15,7 +15,7 @@ from turnout_cuda.dry import launches
 from turnout_cuda.element import ANY
 from turnout_cuda.kernel import declarations
 from turnout_cuda.roofline import Launched, arithmetic, occupancy, predicted
-from turnout_cuda.sass import features
+from turnout_cuda.sass import features, instructions
 
 OPERATORS = {one.operator for one in declarations() if not one.domain} - {"SimplifiedLayerNormalization"}
 """ONNX's own, and not the one that ONNX Runtime has under ONNX's name."""
@@ -178,3 +178,16 @@ def test_the_command_takes_a_graph_at_its_shapes() -> None:
     assert "8,192 blocks of 256 threads, 67,108,864 bytes read and written" in said.output
     assert "A100 80 GB: 32.913 us at its ceiling, which is bandwidth" in said.output
     assert CliRunner().invoke(kernel, ["Relu", "--graph", "nonsense"]).exit_code == 1
+
+
+@pytest.mark.parametrize("text", ["y = Concat<axis = 0>(x, x)", "a = Cos(x) y = Add(a, x)"])
+def test_kernels_on_hopper_wait_before_they_touch_memory(text: str) -> None:
+    """The compiler may move loads of constant memory in front of the wait; then a graph would read what an earlier kernel still writes."""
+    model = _simple(f"g (float16[64] x) => (float16[N] y) {{ {text} }}")
+    for step in launches(open_source(model).model(), [np.ones(64, np.float16)], arch="sm_90a").values():
+        words = instructions(make(step.source, Target("sm_90a")))
+        if words is None:
+            pytest.skip("no nvdisasm")
+        memory = [one.split(".")[0] for one in words if one.split(".")[0] in ("LDG", "STG", "LD", "ST", "ACQBULK")]
+        assert memory[0] == "ACQBULK"
+        assert len(memory) > 2

@@ -47,6 +47,27 @@ def test_a_chain_with_a_softmax_and_a_product() -> None:
     """)
 
 
+def test_kernels_that_wait_for_themselves_are_launched_while_the_ones_before_them_run() -> None:
+    run("""
+        device = cuda.probe()[0]
+        body = "a = Cos(x) s = Transpose(a) b = Softmax(s) c = Sin(b) d = Transpose(c) e = Add(d, x) f = Transpose(e) y = Cos(f)"
+        loaded = turnout.load(model("g (float[8, 8] x) => (float[8, 8] y) { " + body + " }"), device="cuda")
+        x = cuda.to_device(np.random.default_rng(0).standard_normal((8, 8)).astype("f"), device)
+        one = executable(loaded)
+        out = one.run([x])
+        (prepared,) = one._plans.values()
+        recorded = prepared.recorded() if prepared.point([x], one._addresses(prepared, {}, out), one.arena) is None else None
+        driver = cuda.context(device).driver
+        _, _, _, _, count = driver.cuGraphGetEdges(recorded._graph)
+        _, _, _, edges, _ = driver.cuGraphGetEdges(recorded._graph, count)
+        programmatic = driver.CUgraphDependencyType.CU_GRAPH_DEPENDENCY_TYPE_PROGRAMMATIC.value
+        kinds = [edge.type for edge in edges]
+        assert programmatic in kinds, kinds
+        recorded.launch()
+        recorded.close()
+    """)
+
+
 def test_repeated_runs_become_a_graph_that_reads_its_inputs_anew() -> None:
     said = run("""
         device = cuda.probe()[0]

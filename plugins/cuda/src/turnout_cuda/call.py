@@ -253,6 +253,7 @@ class Call:
         arguments.append((index, count))
         text = "\n".join(head) + "\n" + functions
         text += f'\nextern "C" __global__ void __launch_bounds__({BLOCK}) ENTRY({", ".join(parameters)}) {{\n'
+        text += "    let_next_kernel_start();\n    await_earlier_kernels();\n"
         text += f"    index i = (index)blockIdx.x * {BLOCK} + threadIdx.x;\n    if (i >= count) return;\n    {body}\n}}\n"
         self.launch(
             text,

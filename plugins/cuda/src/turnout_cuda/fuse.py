@@ -156,6 +156,8 @@ def _text(root: Array, body: _Body, last: str, rank: int, inner: Sequence[int], 
         f"    return down<Y>({last});",
         "}",
         f'extern "C" __global__ void __launch_bounds__({BLOCK}) ENTRY({pointers}Y* y, index count{sizes}{strides}) {{',
+        "    let_next_kernel_start();",
+        "    await_earlier_kernels();",
         f"    index i = ((index)blockIdx.x * {BLOCK} + threadIdx.x) * {width};",
         "    if (i >= count) return;",
     ]

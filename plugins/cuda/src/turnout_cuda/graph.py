@@ -1,7 +1,8 @@
 """Recorded: the steps of a segment as a CUDA graph. What does not depend on each other may run at once, and a replay costs one call.
 
 Dependencies follow from the bytes that steps read and write, places in the arena among them, so a graph is right whatever the memory plan
-did. Where inputs or outputs lie elsewhere than at the last run, only the nodes that name them are told.
+did. Where inputs or outputs lie elsewhere than at the last run, only the nodes that name them are told. A kernel that itself waits for
+those before it (`await_earlier_kernels`, prelude.cuh) is launched while they still run: its edges are programmatic ones.
 """
 
 from __future__ import annotations
@@ -64,21 +65,25 @@ class Recorded:
         self._context = context
         self.told: tuple[int, ...] = ()
         self._nodes: list[tuple[Any, Any] | None] = []
-        graph = context.check(driver.cuGraphCreate(0))
+        self._graph = graph = context.check(driver.cuGraphCreate(0))  # it lives on: the driver knows nodes by it
         try:
             made: list[Any] = []
             for step, call, waits in zip(steps, calls, dependencies(steps, offsets), strict=True):
-                before = [made[number] for number in waits]
                 if isinstance(step, Launch):
+                    early = [made[number] for number in waits if _overlaps(context, step, steps[number])]
+                    before = [made[number] for number in waits if not _overlaps(context, step, steps[number])]
                     told = _kernel(driver, call)
                     made.append(context.check(driver.cuGraphAddKernelNode(graph, before, len(before), told)))
                     self._nodes.append((made[-1], told))
+                    if early:
+                        _programmatic(context, graph, early, made[-1])
                 else:
-                    made.append(_other(context, graph, before, step, addresses))
+                    made.append(_other(context, graph, [made[number] for number in waits], step, addresses))
                     self._nodes.append(None)
             self._exec = context.check(driver.cuGraphInstantiate(graph, 0))
-        finally:
+        except BaseException:
             driver.cuGraphDestroy(graph)
+            raise
 
     def tell(self, steps: Iterable[int]) -> None:
         """The arguments of these launches are others now."""
@@ -96,6 +101,24 @@ class Recorded:
     def close(self) -> None:
         """Gives it back."""
         self._context.driver.cuGraphExecDestroy(self._exec)
+        self._context.driver.cuGraphDestroy(self._graph)
+
+
+_WAITS = "await_earlier_kernels()"
+
+
+def _overlaps(context: Context, step: Launch, earlier: Step) -> bool:
+    """Whether the kernel may be launched while the earlier one runs: both wait for themselves, so waiting for one is waiting for all."""
+    return context.gpu.capability >= (9, 0) and isinstance(earlier, Launch) and _WAITS in step.source and _WAITS in earlier.source
+
+
+def _programmatic(context: Context, graph: Any, before: list[Any], node: Any) -> None:
+    driver = context.driver
+    edge = driver.CUgraphEdgeData()
+    edge.from_port = driver.CU_GRAPH_KERNEL_NODE_PORT_PROGRAMMATIC
+    edge.type = driver.CUgraphDependencyType.CU_GRAPH_DEPENDENCY_TYPE_PROGRAMMATIC.value
+    count = len(before)
+    context.check(driver.cuGraphAddDependencies(graph, before, [node] * count, [edge] * count, count))
 
 
 def _kernel(driver: Any, call: Any) -> Any:

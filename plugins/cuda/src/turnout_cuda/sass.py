@@ -10,7 +10,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-__all__ = ["FEATURES", "features", "nvdisasm"]
+__all__ = ["FEATURES", "features", "instructions", "nvdisasm"]
 
 FEATURES = ("HGMMA", "HMMA", "IMMA", "LDSM", "LDGSTS", "LDG.E.128", "STG.E.128", "SHFL", "BAR.SYNC", "ATOM", "MUFU", "LDL", "STL")
 """What is worth knowing: tensor cores (HGMMA is Hopper's wgmma), copies past the registers, wide accesses, spills (LDL, STL)."""
@@ -25,8 +25,8 @@ def nvdisasm() -> str | None:
     return str(found[0].locate()) if found else shutil.which("nvdisasm")
 
 
-def features(cubin: bytes) -> Counter[str] | None:
-    """How often each of `FEATURES` stands in a cubin's code; None without nvdisasm."""
+def instructions(cubin: bytes) -> list[str] | None:
+    """The opcodes of a cubin's code as they stand there, with their modifiers ("LDG.E.128"); None without nvdisasm."""
     program = nvdisasm()
     if program is None:
         return None
@@ -34,9 +34,16 @@ def features(cubin: bytes) -> Counter[str] | None:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(cubin)
         done = subprocess.run([program, "-c", str(path)], capture_output=True, text=True, check=False)
-    words = Counter(re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", done.stdout, re.MULTILINE))
+    return re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", done.stdout, re.MULTILINE)
+
+
+def features(cubin: bytes) -> Counter[str] | None:
+    """How often each of `FEATURES` stands in a cubin's code; None without nvdisasm."""
+    words = instructions(cubin)
+    if words is None:
+        return None
     found: Counter[str] = Counter()
-    for word, count in words.items():
+    for word, count in Counter(words).items():
         for feature in FEATURES:
             if word.startswith(feature) or ("." in feature and _has(word, feature)):
                 found[feature] += count

@@ -120,6 +120,20 @@ template <> struct Down<e8m0> {  // powers of two only: what is between them is 
 };
 template <class T, class W> DEVICE T down(W x) { return Down<T>::from(x); }
 
+// Programmatic dependent launch (PTX ISA, griddepcontrol; Hopper and later): in a graph a kernel that waits for itself is launched while the ones
+// before it still run. Every thread waits before it touches memory that another kernel writes, or reads; what no kernel writes may be read before.
+DEVICE void await_earlier_kernels() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+// The kernels behind this one may be launched as soon as every block has come here.
+DEVICE void let_next_kernel_start() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 template <class T, int N> struct alignas(sizeof(T) * N) pack { T at[N]; };
 
 // A product that is rounded by itself, and never becomes half of a fused multiply and add.
