@@ -7,7 +7,7 @@ With a GPU, a line for each part:
     kernels    products with 4-bit matrices, attention over a cache: shares of ceilings measured in the same run, beside the targets
     int4 fp16  a decoder in the shape of Phi-3 mini (3.8 billion weights, random): prompt of 512 tokens, decoding with 1, 8 and 64 texts,
                as a share of the time that its bytes take at the rate of the device's own copy
-    smollm2    SmolLM2-135M out of its GGUF, and llama.cpp on the same file where turnout-llamacpp finds a GPU
+    gguf       SmolLM2-135M and a random Phi-3 mini out of GGUF files, and llama.cpp on the same files where llama-bench is on the PATH
     torch      the same decoder in torch, eager and compiled, where torch finds the GPU
 
 Without one: the host's time for a token's step, on a driver that does nothing (turnout-cudasim's "noop"). --tiny runs every part at tiny
@@ -17,9 +17,13 @@ shapes in the simulator; its numbers say nothing, only that all of it works.
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import shutil
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -33,7 +37,7 @@ from turnout.errors import Unavailable
 from turnout.graph import declare_alias, ir
 from turnout.plugins import providers
 
-PARTS = ("kernels", "int4", "fp16", "smollm2", "torch")
+PARTS = ("kernels", "int4", "fp16", "gguf", "torch")
 ROUNDS, STEPS = 20, 200
 HALF, INT64 = ir.DataType.FLOAT16, ir.DataType.INT64
 
@@ -306,25 +310,72 @@ def _share(name: str, reached: float, rate: float, least: float, good: float) ->
     print(f"{name:<44} {reached / 1e12:6.2f} TB/s {reached / rate:5.0%} of copy (at least {least:.0%}, good {good:.0%})", flush=True)
 
 
-def smollm2(tiny: bool) -> None:
-    sys.path.append(str(Path(__file__).parents[1] / "models"))
-    import packages
+def gguf_files(tiny: bool) -> None:
+    """SmolLM2 and a Phi-3 mini with random weights out of their files, here and in llama.cpp's own benchmark where that is on the PATH.
 
-    path, prompt, count = packages.model_path("smollm2"), 512, 128
-    if tiny:
-        print("smollm2: tests/cuda/decoders.py runs it in the simulator")
-        return
-    for device in ("cuda", "llamacpp"):
+    Both read 512 tokens at once, and then, from an empty cache, write 128 one at a time, each with its logits on the host.
+    """
+    import pytest
+
+    sys.path += [str(Path(__file__).parents[1] / "models"), str(Path(__file__).parent)]
+    import packages
+    import random_phi3
+
+    sys.path.remove(str(Path(__file__).parent))
+    prompt, count = (9, 4) if tiny else (512, 128)
+    with tempfile.TemporaryDirectory() as away:
+        made = Path(away) / "phi3.gguf"
+        sizes = random_phi3.Sizes(2, 64, 2, 96, 64, 2000) if tiny else random_phi3.Sizes()
+        random_phi3.write(made, "q4_0", sizes)
+        files = {"Phi-3 mini, random, Q4_0": made}
         try:
-            model = turnout.load(path, device=device)
-        except turnout.errors.TurnoutError as error:
-            print(f"smollm2 on {device}: {error.message}")
-            continue
-        with model:
-            text = "A railway turnout lets trains move from one track to another. " * (prompt // 12)
-            runs = [model.generate(text, max_tokens=count, temperature=0, raw=True).result for _ in range(3)]
-            best = max(runs, key=lambda one: one.rate)
-            print(f"smollm2 on {device}: prompt {runs[0].prompt_rate:.0f} tokens/s, decode {best.rate:.0f} tokens/s", flush=True)
+            files |= {} if tiny else {"SmolLM2, Q4_1": packages.model_path("smollm2")}
+        except pytest.skip.Exception as error:
+            print(f"SmolLM2 is not here: {error}")
+        for name, path in files.items():
+            with turnout.load(path, device="cuda") as model:
+                own = _session_rates(model, prompt, count)
+            print(f"{name}: prompt {own[0]:9.1f} tokens/s, decode {own[1]:8.1f} tokens/s", flush=True)
+            _beside_llamacpp(name, path, prompt, count, own)
+
+
+def _session_rates(model: Any, prompt: int, count: int) -> tuple[float, float]:
+    """Tokens a second of a prompt at once, and of tokens one at a time; the best of five."""
+    session, tokens = model.executable.new_session(), np.random.default_rng(0).integers(0, 1000, prompt).tolist()
+    rates: list[tuple[float, float]] = []
+    for _ in range(5):
+        session.truncate(0)
+        start = time.perf_counter()
+        session.feed(tokens, [prompt - 1])
+        read = time.perf_counter() - start
+        session.truncate(0)
+        session.feed(tokens[:1], [0])
+        start = time.perf_counter()
+        for _ in range(count):
+            session.feed([1], [0])
+        rates.append((prompt / read, count / (time.perf_counter() - start)))
+    session.close()
+    return max(one[0] for one in rates), max(one[1] for one in rates)
+
+
+def _beside_llamacpp(name: str, path: Path, prompt: int, count: int, own: tuple[float, float]) -> None:
+    program = shutil.which("llama-bench")
+    if program is None:
+        print(f"{name}: there is no llama-bench on the PATH to compare with")
+        return
+    command = [program, "-m", str(path), "-p", str(prompt), "-n", str(count), "-ngl", "99", "-fa", "1", "-r", "5", "-o", "json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        print(f"{name}: llama-bench ended with {done.returncode}: {done.stderr.strip()[-200:]}")
+        return
+    found = json.loads(done.stdout)
+    best = [max(one["samples_ts"]) for one in sorted(found, key=lambda one: one["n_gen"])]
+    build = f"llama.cpp {found[0].get('build_number', '')}, {found[0].get('backends', '')}"
+    print(
+        f"{name}: {build}: prompt {best[0]:9.1f} tokens/s, decode {best[1]:8.1f} tokens/s;"
+        f" we read {own[0] / best[0]:.2f} and write {own[1] / best[1]:.2f} times as fast",
+        flush=True,
+    )
 
 
 def torch_peer(shape: Shape) -> None:
@@ -445,8 +496,8 @@ def main() -> int:
         return host()
     shape = TINY if asked.tiny else PHI3_MINI
     for part in asked.parts or PARTS:
-        if part == "smollm2":
-            smollm2(asked.tiny)
+        if part == "gguf":
+            gguf_files(asked.tiny)
         elif part == "torch":
             torch_peer(shape)
         elif part == "kernels":

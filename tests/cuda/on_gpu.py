@@ -31,6 +31,7 @@ FAST: dict[str, tuple[list[str], int]] = {
     "text_fp16": ([str(BENCHMARKS / "cuda_text.py"), "fp16"], 60),
     "kernels": ([str(BENCHMARKS / "cuda.py")], 100),
     "torch": ([str(BENCHMARKS / "cuda_text.py"), "torch"], 60),
+    "gguf": ([str(BENCHMARKS / "cuda_text.py"), "gguf"], 90),
 }
 """Stages: arguments of Python, and seconds at most."""
 
