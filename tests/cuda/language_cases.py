@@ -98,6 +98,18 @@ def products() -> Iterator[TextCase]:
             yield _product(random, name, (1, tokens), n, k, bits, block, zero, bias=(i + j) % 2 == 0)
 
 
+def rounded() -> Iterator[TextCase]:
+    """Rows of float32 whose product may be taken in halves, numbers among them that no half holds."""
+    random = np.random.default_rng(5)
+    for tokens, n, k, size in ((30, 50, 128, 1e-6), (40, 70, 160, 1), (130, 140, 64, 1e6)):
+        case = _product(random, "float32", (1, tokens), n, k, 4, 32, "packed", bias=False)
+        case.inputs["x"] = (case.inputs["x"] * size).astype(np.float32)
+        (node,) = case.model.graph
+        node.attributes.add(ir.AttrInt64("accuracy_level", 4))
+        key = f"MatMulNBits in halves, {tokens} rows" if tokens == 130 else ""
+        yield TextCase(f"in halves: {case.what}", "float16", case.model, case.inputs, {"y": case.wanted["y"] * size}, key)
+
+
 def _product(random: Any, name: str, front: Any, n: int, k: int, bits: int, block: int, zero: str, *, bias: bool) -> TextCase:
     (values, scales, zeros), weights = quantised(random, n, k, bits, block, zero, TYPES[name])
     x = random.standard_normal((*front, k)).astype(TYPES[name])
@@ -283,6 +295,7 @@ def choices() -> Iterator[TextCase]:
 
 FAMILIES: dict[str, Callable[[], Iterator[TextCase]]] = {
     "MatMulNBits": products,
+    "rounded": rounded,
     "GatherBlockQuantized": gathers,
     "attention": attentions,
     "stream": streams,

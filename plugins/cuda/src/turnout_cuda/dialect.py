@@ -61,7 +61,7 @@ def offsets(node: ir.Node, readers: Readers) -> Rewrite | None:
             return None
         if dims_of(apart.outputs[0])[-1:] != (attribute(product, "block_size", 0),) or len(product.inputs) > 4:
             return None
-        how = {name: attribute(product, name, 0) for name in ("K", "N", "bits", "block_size")}
+        how = {name: attribute(product, name, 0) for name in ("K", "N", "bits", "block_size", "accuracy_level")}
         inputs = [*product.inputs, *[None] * (4 - len(product.inputs)), _turned(table)]
         nodes += [times, product, add]
         new.append(_node(_OWN, "BlockProduct", inputs, [same_value(add.outputs[0])], **how))

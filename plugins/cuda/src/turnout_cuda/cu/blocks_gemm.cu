@@ -122,6 +122,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) ENTRY(PARAMETERS) {
         for (int p = 0; p < WARPS_K - 1; ++p) a += parts[p][mm * TN + nn];
 #endif
         if (m >= M || n >= N) continue;
+#if POWERS
+        a *= powers[m];
+#endif
 #if BIAS
         a += up(bias[n]);
 #endif

@@ -13,6 +13,7 @@ from turnout_cuda.call import Call, Given
 from turnout_cuda.element import INDEX, Types
 from turnout_cuda.kernel import operator
 from turnout_cuda.operators.index import WRAP
+from turnout_cuda.operators.rounded import as_halves, may_round
 from turnout_cuda.templates import launch_file
 
 __all__ = ["MICROSOFT", "TEXT_FLOATS", "Blocks", "block_product"]
@@ -102,9 +103,14 @@ def block_product(call: Call, x: Array, blocks: Blocks, bias: Array | None) -> A
     tokens = x.size // max(blocks.k, 1)
     if not y.size:
         return y
+    powers = None
+    if tokens > FEW and may_round(call, x):
+        x, powers = as_halves(call, x)
     even = blocks.k % blocks.each == 0 and blocks.k * x.element.size % 16 == 0
-    constants = {**blocks.constants, "EVEN": int(even), "BIAS": int(bias is not None)}
+    constants = {**blocks.constants, "EVEN": int(even), "BIAS": int(bias is not None), "POWERS": int(powers is not None)}
     arrays = {"x": x, **blocks.arrays, "bias": blocks.scales if bias is None else bias, "y": y}
+    if powers is not None:
+        arrays["powers"] = powers
     if tokens <= FEW:
         _few(call, constants, arrays, blocks, tokens)
     else:
