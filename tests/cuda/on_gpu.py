@@ -2,7 +2,8 @@
 
 First what is right, at once: the conformance kit, the kernels of language models, decoders, sessions, real models, and the driver's own
 tests that the simulator passes. Then what is fast, one after the other. Each stage's output goes to FOLDER/STAGE.txt, its last lines are
-printed, and it is stopped at its limit of seconds. Ends with status 1 where a stage did.
+printed, and it is stopped at its limit of seconds; FOLDER/cuda.md tells all of it, as tests/benchmarks/results/cuda.md does. Ends with
+status 1 where a stage did.
 """
 
 from __future__ import annotations
@@ -51,14 +52,40 @@ def run(name: str, folder: Path) -> int:
     return status
 
 
+def page(folder: Path, statuses: dict[str, int]) -> str:
+    """What was run and what it printed, in Markdown."""
+    from turnout_cuda import build, driver
+
+    gpu = driver.gpus()[0]
+    lines = [
+        "# What a GPU showed",
+        "",
+        f"`python tests/cuda/on_gpu.py FOLDER` wrote this page on {time.strftime('%Y-%m-%d')}: {gpu.name}, {gpu.memory / 2**30:.0f} GiB,"
+        f" driver for CUDA {gpu.driver // 1000}.{gpu.driver % 1000 // 10}, NVRTC {build.compiler_version()}.",
+        "`TURNOUT_CUDA=real` stands before each command.",
+    ]
+    for title, stages in (("Right", RIGHT), ("Fast", FAST)):
+        lines += ["", f"## {title}"]
+        for name in [one for one in stages if one in statuses]:
+            words = [os.path.relpath(word, HERE.parents[1]) if word.startswith(str(HERE.parent)) else word for word in stages[name][0]]
+            text = (folder / f"{name}.txt").read_text(errors="replace").rstrip().splitlines()
+            shown = text if title == "Fast" else text[-8:]
+            said = "" if statuses[name] == 0 else f" (status {statuses[name]})"
+            lines += ["", f"`python {' '.join(words)}`{said}", "", "```", *(line.rstrip() for line in shown), "```"]
+    return "\n".join(lines) + "\n"
+
+
 def main(folder: str, asked: list[str]) -> int:
     away = Path(folder)
     away.mkdir(parents=True, exist_ok=True)
     asked = asked or [*RIGHT, *FAST]
     with ThreadPoolExecutor(len(RIGHT)) as pool:
-        statuses = list(pool.map(lambda name: run(name, away), [name for name in asked if name in RIGHT]))
-    statuses += [run(name, away) for name in asked if name in FAST]
-    return 1 if any(statuses) else 0
+        right = [name for name in asked if name in RIGHT]
+        statuses = dict(zip(right, pool.map(lambda name: run(name, away), right), strict=True))
+    for name in [one for one in asked if one in FAST]:
+        statuses[name] = run(name, away)
+    (away / "cuda.md").write_text(page(away, statuses), "utf-8")
+    return 1 if any(statuses.values()) else 0
 
 
 if __name__ == "__main__":
