@@ -246,6 +246,7 @@ def streams() -> Iterator[TextCase]:
         model = one_node("GatedUnit", {"x": x}, {"y": (TYPES[name], y.shape)}, OWN, gate=gate)
         yield TextCase(f"{gate}, {name}", name, model, {"x": x}, {"y": y}, f"gate {gate}, {name}")
     shapes = [("float32", "float16", 1, 130, 72), ("float16", "float16", 4, 64, 513), ("bfloat16", "bfloat16", 2, 300, 4096)]
+    shapes += [("float16", "float16", 3, 700, 200), ("float32", "bfloat16", 2, 517, 9)]  # few columns: blocks share k
     for name, own, rows, k, n in shapes:
         x, w = random.standard_normal((1, rows, k)).astype(TYPES[name]), random.standard_normal((k, n)).astype(TYPES[own])
         model = one_node("DenseProduct", {"x": x, "w": w}, {"y": (TYPES[name], (1, rows, n))}, OWN)

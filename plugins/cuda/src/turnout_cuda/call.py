@@ -175,6 +175,11 @@ class Call:
         """The array with its values in device memory, computed or brought there where they are not."""
         return self._trace.settle(array)
 
+    def is_constant(self, array: Array) -> bool:
+        """Whether no kernel writes the array: one may read it before it awaits earlier kernels."""
+        buffer = self.ready(array).buffer
+        return buffer is not None and buffer.home == "constant"
+
     def inlined(self, array: Array) -> Inlined | None:
         """The array's formula, where this node's kernel may compute it as it reads; None where it has to be in memory."""
         return inlined(self._trace, array)
