@@ -154,6 +154,13 @@ def attentions() -> Iterator[TextCase]:
         ("float32", 1, 1, 2, 1, 24, 600, [599], {"window": 7}),
         ("bfloat16", 1, 130, 4, 2, 128, 256, [100], {"packed": True, "rotary": 128}),
         ("float16", 2, 17, 4, 2, 128, 100, [70, 0], {"cap": 5.0, "window": 40}),
+        # the next token of each text, in halves: lengths about those that a block takes, groups that fill no tile, a full cache
+        ("float16", 5, 1, 4, 4, 64, 1200, [0, 62, 63, 64, 999], {"packed": True, "rotary": 64}),
+        ("bfloat16", 3, 1, 14, 2, 64, 300, [64, 299, 7], {"rotary": 32, "interleaved": 1, "positions": True}),
+        ("float16", 2, 1, 16, 2, 128, 400, [130, 399], {"window": 70, "packed": True, "rotary": 128}),
+        ("bfloat16", 2, 1, 4, 1, 128, 500, [260, 1], {"cap": 5.0, "scale": 0.05, "packed": True, "rotary": 128}),
+        ("float16", 1, 1, 10, 1, 80, 200, [150], {"packed": True, "rotary": 80}),
+        ("float16", 1, 1, 3, 1, 48, 90, [80], {}),
     ]
     for name, b, s, heads, key_heads, head, cache, lengths, how in rows:
         yield _attention(random, name, b, s, (heads, key_heads, head), cache, np.array(lengths), how)

@@ -8,11 +8,6 @@
 
 typedef pack<q_t, VECTOR> Vector;
 
-DEVICE long long past_of(const lengths_t* lengths, int b, int S) {
-    const long long past = (long long)lengths[b] + LESS - S;
-    return past > 0 ? past : 0;
-}
-
 extern "C" __global__ void __launch_bounds__(THREADS, 4) ENTRY(PARAMETERS) {
     __shared__ float scores[QUERIES][STEP], factors[QUERIES], tops[QUERIES], sums[QUERIES], joined[TEAMS][HEAD];
     const int t = threadIdx.x, lane = t % LANES, team = t / LANES, warp = t / 32;

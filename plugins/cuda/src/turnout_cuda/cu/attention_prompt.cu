@@ -7,11 +7,6 @@
 #define KEYS 64
 #define DEEP (HEAD / 16)
 
-DEVICE long long past_of(const lengths_t* lengths, int b, int S) {
-    const long long past = (long long)lengths[b] + LESS - S;
-    return past > 0 ? past : 0;
-}
-
 // Tokens k0 and on of a cache on their way to shared memory; zeros where there are none, since a weight of zero does not undo a NaN.
 DEVICE void fetch(q_t (&to)[KEYS][HEAD + 8], const q_t* from, long long k0, long long high) {
     for (int e = threadIdx.x; e < KEYS * (HEAD / 8); e += THREADS) {

@@ -28,6 +28,10 @@ _QUERIES = 4
 _THREADS = 128
 _MANY, _WIDEST = 16, 128
 """Queries that share keys from which on the tensor cores are worth it, and the largest head whose sums their registers hold."""
+_ROWS, _WARPS = 8, 4
+"""Of the kernel for one token of a text: queries that share a block, and warps of a block."""
+_DECODE_SPLITS, _DECODE_BLOCKS = 128, 528
+"""Blocks that share a text's tokens there, at most; and how many all texts together are worth."""
 _ENOUGH = 264
 """Blocks that fill a large GPU: two on each of 132 multiprocessors."""
 
@@ -113,9 +117,11 @@ def _attend(call: Call, said: _Cached) -> list[Array | None]:
     if q.ndim != 3 or rest or said.heads % said.key_heads or (k is None) != (v is None) or said.lengths.size != b:
         raise call.wrong("the heads do not divide the queries, or keys, values and lengths are not those of the queries")
     keys, values = (_cache(call, place, said, b, head, s) for place in range(2))
-    turned = call.new((b, s, said.heads, head), q.element)
     y = call.new((b, s, said.heads * head), q.element)
-    if y.size:
+    if y.size and s == 1 and _on_tensor_cores(call, q.element.name, head, _WIDEST):
+        _decode(call, said, keys, values, y, head)
+    elif y.size:
+        turned = call.new((b, s, said.heads, head), q.element)
         _remember(call, said, turned, keys, values, s, head)
         _see(call, said, turned, keys, values, y)
     return [y, keys if call.wants(1) else None, values if call.wants(2) else None]
@@ -148,7 +154,8 @@ def _present(call: Call, past: int, tokens: int) -> int:
     return max(past, total)
 
 
-def _remember(call: Call, said: _Cached, turned: Array, keys: Array, values: Array, s: int, head: int) -> None:
+def _turning(call: Call, said: _Cached, tokens: int, head: int) -> tuple[dict[str, int], dict[str, Array], dict[str, int]]:
+    """What a kernel has to know to turn queries and keys by their positions: constants, arrays, numbers."""
     q, k, v = said.projections
     assert q is not None
     rotary = bool(said.tables)
@@ -159,41 +166,47 @@ def _remember(call: Call, said: _Cached, turned: Array, keys: Array, values: Arr
     if rotary and (cosines.ndim != 2 or 2 * half > head or sines.shape != cosines.shape):
         raise call.wrong(f"tables of at most {head // 2} angles are due")
     positions = said.positions if said.positions is not None and rotary else None
-    if positions is not None and positions.size != q.shape[0] * s:
+    if positions is not None and positions.size != tokens:
         raise call.wrong("a position for each token is due")
-    count = q.shape[0] * s * (said.heads + 2 * said.key_heads) * head
+    constants = {
+        "PACKED": int(k is None),
+        "ROTARY": int(rotary),
+        "HALF": half,
+        "HEAD": head,
+        "INTERLEAVED": int(said.interleaved),
+        "POSITIONS": int(positions is not None),
+        "LESS": said.less,
+    }
+    arrays = {
+        "q": q,
+        "k": q if k is None else k,
+        "v": q if v is None else v,
+        "lengths": said.lengths,
+        "cosines": cosines,
+        "sines": sines,
+        "positions": said.lengths if positions is None else positions,
+    }
+    return constants, arrays, {"rows": cosines.shape[0] if rotary else 0}
+
+
+def _remember(call: Call, said: _Cached, turned: Array, keys: Array, values: Array, s: int, head: int) -> None:
+    b = turned.shape[0]
+    constants, arrays, numbers = _turning(call, said, b * s, head)
+    count = b * s * (said.heads + 2 * said.key_heads) * head
     launch_file(
         call,
         "remember.cu",
-        constants={
-            "PACKED": int(k is None),
-            "ROTARY": int(rotary),
-            "HALF": half,
-            "HEAD": head,
-            "INTERLEAVED": int(said.interleaved),
-            "POSITIONS": int(positions is not None),
-            "LESS": said.less,
-        },
-        arrays={
-            "q": q,
-            "k": q if k is None else k,
-            "v": q if v is None else v,
-            "lengths": said.lengths,
-            "cosines": cosines,
-            "sines": sines,
-            "positions": said.lengths if positions is None else positions,
-            "turned": turned,
-            "keys": keys,
-            "values": values,
-        },
+        includes=("cache.cuh",),
+        constants=constants,
+        arrays={**arrays, "turned": turned, "keys": keys, "values": values},
         writes=("turned", "keys", "values"),
         numbers={
-            "tokens": q.shape[0] * s,
+            **numbers,
+            "tokens": b * s,
             "S": s,
             "heads": said.heads,
             "key_heads": said.key_heads,
             "capacity": keys.shape[2],
-            "rows": cosines.shape[0] if rotary else 0,
         },
         grid=(-(-count // 256), 1, 1),
         block=256,
@@ -201,12 +214,43 @@ def _remember(call: Call, said: _Cached, turned: Array, keys: Array, values: Arr
     )
 
 
+def _decode(call: Call, said: _Cached, keys: Array, values: Array, y: Array, head: int) -> None:
+    """The next token of each text: remembered and seen in one launch."""
+    b, capacity, group = y.shape[0], keys.shape[2], said.heads // said.key_heads
+    constants, arrays, numbers = _turning(call, said, b, head)
+    across = b * said.key_heads * -(-group // _ROWS)
+    splits = max(1, min(_DECODE_SPLITS, -(-capacity // (16 * _WARPS)), -(-_DECODE_BLOCKS // across)))
+    arrays |= {"keys": keys, "values": values, "y": y}
+    writes = ["keys", "values", "y"]
+    if splits > 1:
+        arrays["parts"] = call.new((b * said.heads * splits, head + 2), "float32")
+        arrays["counts"] = call.constant(np.zeros(across, np.int32))
+        writes += ["parts", "counts"]
+    launch_file(
+        call,
+        "attention_decode.cu",
+        includes=("fragments.cuh", "cache.cuh"),
+        constants={**constants, "SPLITS": splits, "WARPS": _WARPS, "CAPPED": int(said.cap > 0)},
+        arrays=arrays,
+        writes=writes,
+        numbers={**numbers, **_numbers(said, 1, said.heads, head, capacity)},
+        grid=(splits, b * said.key_heads, -(-group // _ROWS)),
+        block=32 * _WARPS,
+        name="attention_of_token",
+        operations=4 * y.size * capacity,
+    )
+
+
+def _on_tensor_cores(call: Call, element: str, head: int, widest: int) -> bool:
+    return element in ("float16", "bfloat16") and head % 16 == 0 and head <= widest and call.arch != "sm_75"
+
+
 def _see_many(call: Call, said: _Cached, turned: Array, keys: Array, values: Array, y: Array) -> None:
     b, s, heads, head = turned.shape
     launch_file(
         call,
         "attention_prompt.cu",
-        includes=("fragments.cuh",),
+        includes=("fragments.cuh", "cache.cuh"),
         constants={"HEAD": head, "CAPPED": int(said.cap > 0), "LESS": said.less},
         arrays={"q": turned, "keys": keys, "values": values, "lengths": said.lengths, "y": y},
         writes=["y"],
@@ -233,8 +277,7 @@ def _numbers(said: _Cached, s: int, heads: int, head: int, capacity: int) -> dic
 def _see(call: Call, said: _Cached, turned: Array, keys: Array, values: Array, y: Array) -> None:
     b, s, heads, head = turned.shape
     capacity, rows = keys.shape[2], heads // said.key_heads * s
-    halves = turned.element.name in ("float16", "bfloat16")
-    if rows >= _MANY and halves and head % 16 == 0 and head <= _WIDEST and call.arch != "sm_75":
+    if rows >= _MANY and _on_tensor_cores(call, turned.element.name, head, _WIDEST):
         _see_many(call, said, turned, keys, values, y)
         return
     queries = min(_QUERIES, rows)
@@ -256,6 +299,7 @@ def _see(call: Call, said: _Cached, turned: Array, keys: Array, values: Array, y
     launch_file(
         call,
         "attention.cu",
+        includes=("cache.cuh",),
         constants={
             "HEAD": head,
             "QUERIES": queries,
