@@ -40,9 +40,9 @@ def one_node(operator: str, inputs: dict[str, Any], outputs: dict[str, Any], dom
     """inputs: name to array or None, in the operator's order; outputs: name to (dtype, shape)."""
     values = {name: _value(name, array.dtype, array.shape) for name, array in inputs.items() if array is not None}
     made = [_value(name, *kind) if name.strip() else ir.Value(name="") for name, kind in outputs.items()]
-    node = ir.node(operator, [values.get(name) for name in inputs], attributes, domain=domain, outputs=made, version=1, name=operator)
+    node = ir.node(operator, [values.get(name) for name in inputs], attributes, domain=domain, outputs=made, version=1 if domain else 24, name=operator)
     graph = ir.Graph(
-        list(values.values()), [value for value in made if value.name], nodes=[node], opset_imports={"": 24, domain: 1}, name="one"
+        list(values.values()), [value for value in made if value.name], nodes=[node], opset_imports={"": 24, **({domain: 1} if domain else {})}, name="one"
     )
     return ir.Model(graph, ir_version=11)
 
@@ -222,6 +222,69 @@ def _attention(random: Any, name: str, b: int, s: int, sizes: Any, cache: int, p
     return TextCase(what, name, model, _given(inputs), wanted, kernel)
 
 
+def many_queries() -> Iterator[TextCase]:
+    """ONNX's Attention of halves: either form, grouped heads, masks of both kinds, windows, tokens that are there already."""
+    random = np.random.default_rng(4)
+    # type, texts, queries, keys, heads, key heads, head, further options
+    rows: list[tuple[str, int, int, int, int, int, int, dict[str, Any]]] = [
+        ("float16", 1, 150, 150, 2, 2, 64, {"causal": True, "flat": True}),
+        ("bfloat16", 2, 70, 200, 4, 2, 128, {}),
+        ("float16", 1, 40, 190, 6, 2, 96, {"causal": True, "past": 150, "window": 60, "flat": True}),
+        ("float16", 2, 33, 130, 2, 1, 64, {"mask": "float", "cap": 4.0}),
+        ("bfloat16", 1, 100, 90, 2, 2, 32, {"mask": "bool", "flat": True}),
+        ("float16", 2, 130, 260, 2, 1, 128, {"causal": True, "lengths": [130, 200]}),
+    ]
+    for name, b, s, t, heads, key_heads, head, how in rows:
+        yield _many_queries(random, name, (b, s, t), (heads, key_heads, head), how)
+
+
+def _many_queries(random: Any, name: str, counts: Any, sizes: Any, how: dict[str, Any]) -> TextCase:
+    (b, s, t), (heads, key_heads, head), dtype = counts, sizes, TYPES[name]
+    past, flat = how.get("past", 0), how.get("flat", False)
+    q, k, v = (random.standard_normal((b, count, n, head)).astype(dtype) for count, n in ((heads, s), (key_heads, t), (key_heads, t)))
+    new = [one[:, :, past:] if past else one for one in (k, v)]
+    given = [one.transpose(0, 2, 1, 3).reshape(b, one.shape[2], -1) if flat else one for one in (q, *new)]
+    inputs: dict[str, Any] = dict(zip(("q", "k", "v"), given, strict=True))
+    mask = None
+    if how.get("mask") == "bool":
+        mask = random.random((s, t)) < 0.7
+        mask[3] = False  # a query that sees nothing gives zeros
+    elif how.get("mask"):
+        mask = random.standard_normal((b, 1, s, t)).astype(dtype)
+    inputs |= {"mask": mask, "past_key": k[:, :, :past] if past else None, "past_value": v[:, :, :past] if past else None}
+    inputs["lengths"] = np.array(how["lengths"]) if "lengths" in how else None
+    attributes: dict[str, Any] = {"is_causal": int(how.get("causal", False)), "softcap": how.get("cap", 0.0)}
+    attributes |= {"q_num_heads": heads, "kv_num_heads": key_heads} if flat else {}
+    attributes |= {"left_window_size": how["window"] - 1} if "window" in how else {}
+    outputs = {"y": (dtype, (b, s, heads * head) if flat else (b, heads, s, head))}
+    if past:
+        outputs |= {"present_key": (dtype, k.shape), "present_value": (dtype, v.shape)}
+    model = one_node("Attention", inputs, outputs, "", **attributes)
+    # the same in float64
+    whole = [np.repeat(one.astype(np.float64), heads // key_heads, 1) for one in (k, v)]
+    scores = np.einsum("bhsd,bhtd->bhst", q.astype(np.float64), whole[0]) / head**0.5
+    if "cap" in how:
+        scores = how["cap"] * np.tanh(scores / how["cap"])
+    if mask is not None:
+        scores = np.where(mask, scores, -np.inf) if mask.dtype == bool else scores + mask.astype(np.float64)
+    lengths = np.array(how.get("lengths", [t] * b))[:, None, None, None]
+    own = np.arange(s)[:, None] + (lengths - s if "lengths" in how else past)
+    places = np.arange(t)
+    hidden = (
+        (places >= lengths) | ((places > own) & how.get("causal", False)) | ((places <= own - how["window"]) if "window" in how else False)
+    )
+    scores = np.where(hidden, -np.inf, scores)
+    top = scores.max(-1, keepdims=True)
+    weights = np.exp(scores - np.where(np.isinf(top), 0, top))
+    total = weights.sum(-1, keepdims=True)
+    y = np.einsum("bhst,bhtd->bhsd", weights / np.where(total, total, 1), whole[1])
+    wanted = {"y": y.transpose(0, 2, 1, 3).reshape(b, s, -1) if flat else y}
+    wanted |= {"present_key": k.astype(np.float64), "present_value": v.astype(np.float64)} if past else {}
+    what = f"Attention of {name}, {b} x {s} queries of {t} keys, {heads} heads over {key_heads} of {head}, {how}"
+    kernel = f"Attention, heads of {head}, {name}" if not how.get("mask") else f"Attention, mask of {mask.dtype}"
+    return TextCase(what, name, model, _given(inputs), wanted, kernel)
+
+
 def turned(x: Floats, cosines: Floats, sines: Floats, part: int, how: dict[str, Any]) -> Floats:
     """Rotary positions: x float64 [batch, tokens, heads, head], angles [batch, tokens, part / 2]."""
     y, c, n = x.copy(), cosines[:, :, None], sines[:, :, None]
@@ -306,6 +369,7 @@ FAMILIES: dict[str, Callable[[], Iterator[TextCase]]] = {
     "rounded": rounded,
     "GatherBlockQuantized": gathers,
     "attention": attentions,
+    "many queries": many_queries,
     "stream": streams,
     "sample": choices,
 }

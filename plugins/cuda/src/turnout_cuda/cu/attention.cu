@@ -9,6 +9,8 @@
 typedef pack<q_t, VECTOR> Vector;
 
 extern "C" __global__ void __launch_bounds__(THREADS, 4) ENTRY(PARAMETERS) {
+    let_next_kernel_start();
+    await_earlier_kernels();
     __shared__ float scores[QUERIES][STEP], factors[QUERIES], tops[QUERIES], sums[QUERIES], joined[TEAMS][HEAD];
     const int t = threadIdx.x, lane = t % LANES, team = t / LANES, warp = t / 32;
     const int b = blockIdx.z / key_heads, kh = blockIdx.z % key_heads, group = heads / key_heads, row0 = blockIdx.y * QUERIES, rows = group * S;

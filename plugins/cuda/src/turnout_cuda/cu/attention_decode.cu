@@ -21,6 +21,8 @@ DEVICE unsigned low_halves(unsigned a, unsigned b) { return __byte_perm(a, b, 0x
 DEVICE unsigned high_halves(unsigned a, unsigned b) { return __byte_perm(a, b, 0x7632); }
 
 extern "C" __global__ void __launch_bounds__(THREADS) ENTRY(PARAMETERS) {
+    let_next_kernel_start();
+    await_earlier_kernels();
     __shared__ alignas(16) q_t fresh[ROWS + 2][HEAD];  // the queries, then the new key and the new value
     __shared__ float joined[WARPS][ROWS][HEAD + 2], tops[WARPS][ROWS], sums[WARPS][ROWS];
     const int t = threadIdx.x, lane = t % 32, warp = t / 32, mine = lane / 4, quarter = lane % 4;

@@ -1,6 +1,8 @@
 // The tokens of a run on their way into attention: queries with their rotary positions into `turned`, keys with theirs and values into the
 // caches, behind the tokens that are there. One thread for each element. PACKED: all three lie side by side in q.
 extern "C" __global__ void __launch_bounds__(256) ENTRY(PARAMETERS) {
+    let_next_kernel_start();
+    await_earlier_kernels();
     const int all = PACKED ? heads + 2 * key_heads : heads;
     const long long i = (long long)blockIdx.x * 256 + threadIdx.x;
     const int d = i % HEAD, head = i / HEAD % (heads + 2 * key_heads);

@@ -9,6 +9,7 @@ from turnout_cuda.call import Call, Given
 from turnout_cuda.element import BOOL, FLOATS, INDEX
 from turnout_cuda.fuse import broadcast_strides
 from turnout_cuda.kernel import operator
+from turnout_cuda.many_queries import Heads, Seen, attend, on_tensor_cores
 from turnout_cuda.operators.move import transposed
 from turnout_cuda.operators.reduce import EXPONENTIALS
 from turnout_cuda.products import product
@@ -46,6 +47,9 @@ def _with_past(call: Call, past: Array | None, new: Array) -> Array:
 )
 def attention(call: Call) -> list[Array | None]:
     """Scores with mask, cap and window as they are made; a softmax over each row; and the product with the values."""
+    direct = _on_tensor_cores(call)
+    if direct is not None:
+        return direct
     flat = call.x.ndim == 3
     q = _heads(call, call.x, int(call.attribute("q_num_heads", 0)))
     heads = int(call.attribute("kv_num_heads", 0))
@@ -95,6 +99,58 @@ def attention(call: Call) -> list[Array | None]:
         hk=hk,
     )
     return [y, k if call.wants(1) else None, v if call.wants(2) else None]
+
+
+def _on_tensor_cores(call: Call) -> list[Array | None] | None:
+    """The same of halves, in one kernel that keeps no scores in memory; None where it does not take them."""
+    counts = [int(call.attribute(name, 0)) for name in ("q_num_heads", "kv_num_heads", "kv_num_heads")]
+    given = [call.input(place) for place in range(3)]
+    if any(
+        one.ndim not in (3, 4) or (one.ndim == 3 and (not count or one.shape[2] % count)) for one, count in zip(given, counts, strict=True)
+    ):
+        return None
+    (b, hq, s, d), (_, hk, _, dk), (_, hv, _, dv) = (_sizes(one, count) for one, count in zip(given, counts, strict=True))
+    alike = d == dk == dv and hk == hv and hk and hq % hk == 0 and len({one.element.name for one in given}) == 1
+    ahead = int(call.attribute("right_window_size", -1))
+    if not alike or not call.x.size or ahead >= 0 or not on_tensor_cores(call, call.x.element.name, d):
+        return None
+    past = [call.optional(4), call.optional(5)]
+    for which in (0, 1):
+        if past[which] is not None or call.wants(1 + which):
+            given[1 + which] = _with_past(call, past[which], _heads(call, given[1 + which], hk))
+    t = _sizes(given[1], hk)[2]
+    if _sizes(given[2], hk)[2] != t or any(one.shape[0] != b for one in given):
+        raise call.wrong("queries, keys and values do not fit")
+    y = call.new((b, s, hq * d) if call.x.ndim == 3 else (b, hq, s, d), call.x.element)
+    lengths, mask, window = call.optional(6), call.optional(3), int(call.attribute("left_window_size", -1))
+    seen = Seen(
+        scale=float(call.attribute("scale") or 1 / math.sqrt(d)),
+        causal=bool(call.attribute("is_causal", 0)),
+        past="known" if past[0] is not None or lengths is None else "(int)lengths[b] - S",
+        known=0 if past[0] is None else past[0].shape[2],
+        end="capacity" if lengths is None else "((int)lengths[b] < capacity ? (int)lengths[b] : capacity)",
+        window=window + 1,
+        cap=float(call.attribute("softcap", 0.0) or 0.0),
+        arrays={} if lengths is None else {"lengths": lengths},
+        mask=mask,
+        mask_steps=() if mask is None else broadcast_strides(mask.shape, (b, hq, s, mask.shape[-1]))[:3],
+    )
+    q, k, v = given
+    attend(call, (b, s, hq, hk, d, t), _laid(q, hq), _laid(k, hk), _laid(v, hk), _laid(y, hq), seen)
+    return [y, given[1] if call.wants(1) else None, given[2] if call.wants(2) else None]
+
+
+def _sizes(x: Array, heads: int) -> tuple[int, int, int, int]:
+    """(texts, heads, tokens, elements of a head) of an array of either form."""
+    if x.ndim == 4:
+        return x.shape[0], x.shape[1], x.shape[2], x.shape[3]
+    return x.shape[0], heads, x.shape[1], x.shape[2] // heads
+
+
+def _laid(x: Array, heads: int) -> Heads:
+    _, heads, tokens, size = _sizes(x, heads)
+    step = size if x.ndim == 4 else heads * size
+    return Heads(x, heads * tokens * size, step, tokens * size if x.ndim == 4 else size)
 
 
 def _masked(call: Call, shape: tuple[int, int, int, int], numbers: Given) -> tuple[str, Given]:

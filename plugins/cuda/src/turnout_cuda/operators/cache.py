@@ -13,6 +13,7 @@ from turnout_cuda.array import Array
 from turnout_cuda.call import Call
 from turnout_cuda.element import INDEX
 from turnout_cuda.kernel import operator
+from turnout_cuda.many_queries import Heads, Seen, attend, on_tensor_cores
 from turnout_cuda.operators.blocks import MICROSOFT, TEXT_FLOATS
 from turnout_cuda.templates import launch_file
 
@@ -26,8 +27,8 @@ _SHARE, _SPLITS = 256, 64
 _QUERIES = 4
 """Queries of a block: they share the keys and values that it loads."""
 _THREADS = 128
-_MANY, _WIDEST = 16, 128
-"""Queries that share keys from which on the tensor cores are worth it, and the largest head whose sums their registers hold."""
+_MANY = 16
+"""Queries that share keys from which on the tensor cores are worth it."""
 _ROWS, _WARPS = 8, 4
 """Of the kernel for one token of a text: queries that share a block, and warps of a block."""
 _DECODE_SPLITS, _DECODE_BLOCKS = 128, 528
@@ -118,7 +119,7 @@ def _attend(call: Call, said: _Cached) -> list[Array | None]:
         raise call.wrong("the heads do not divide the queries, or keys, values and lengths are not those of the queries")
     keys, values = (_cache(call, place, said, b, head, s) for place in range(2))
     y = call.new((b, s, said.heads * head), q.element)
-    if y.size and s == 1 and _on_tensor_cores(call, q.element.name, head, _WIDEST):
+    if y.size and s == 1 and on_tensor_cores(call, q.element.name, head):
         _decode(call, said, keys, values, y, head)
     elif y.size:
         turned = call.new((b, s, said.heads, head), q.element)
@@ -241,25 +242,22 @@ def _decode(call: Call, said: _Cached, keys: Array, values: Array, y: Array, hea
     )
 
 
-def _on_tensor_cores(call: Call, element: str, head: int, widest: int) -> bool:
-    return element in ("float16", "bfloat16") and head % 16 == 0 and head <= widest and call.arch != "sm_75"
-
-
 def _see_many(call: Call, said: _Cached, turned: Array, keys: Array, values: Array, y: Array) -> None:
     b, s, heads, head = turned.shape
-    launch_file(
-        call,
-        "attention_prompt.cu",
-        includes=("fragments.cuh", "cache.cuh"),
-        constants={"HEAD": head, "CAPPED": int(said.cap > 0), "LESS": said.less},
-        arrays={"q": turned, "keys": keys, "values": values, "lengths": said.lengths, "y": y},
-        writes=["y"],
-        numbers=_numbers(said, s, heads, head, keys.shape[2]),
-        grid=(1, -(-(heads // said.key_heads * s) // 64), b * said.key_heads),
-        block=_THREADS,
-        name="attention_of_prompt",
-        operations=4 * turned.size * keys.shape[2],  # of a full cache: how full it is, only the device knows
+    capacity = keys.shape[2]
+    tokens, cached = (s * heads * head, heads * head, head), (said.key_heads * capacity * head, head, capacity * head)
+    seen = Seen(
+        float(said.scale or 1 / math.sqrt(head)),
+        causal=True,
+        past="past_of(lengths, b, S)",
+        end="capacity",
+        window=said.window,
+        cap=said.cap,
+        arrays={"lengths": said.lengths},
+        less=said.less,
     )
+    sizes = (b, s, heads, said.key_heads, head, capacity)
+    attend(call, sizes, Heads(turned, *tokens), Heads(keys, *cached), Heads(values, *cached), Heads(y, *tokens), seen)
 
 
 def _numbers(said: _Cached, s: int, heads: int, head: int, capacity: int) -> dict[str, int | float]:
@@ -277,7 +275,7 @@ def _numbers(said: _Cached, s: int, heads: int, head: int, capacity: int) -> dic
 def _see(call: Call, said: _Cached, turned: Array, keys: Array, values: Array, y: Array) -> None:
     b, s, heads, head = turned.shape
     capacity, rows = keys.shape[2], heads // said.key_heads * s
-    if rows >= _MANY and _on_tensor_cores(call, turned.element.name, head, _WIDEST):
+    if rows >= _MANY and on_tensor_cores(call, turned.element.name, head):
         _see_many(call, said, turned, keys, values, y)
         return
     queries = min(_QUERIES, rows)
