@@ -14,6 +14,8 @@ __all__ = ["Heads", "Seen", "attend", "on_tensor_cores"]
 
 _ROWS, _THREADS = 64, 128
 """Queries of a block, and its threads."""
+_WIDE_ROWS, _WIDE_HEADS = 128, (64, 96, 128)
+"""The same for Hopper's wgmma, and the heads that it takes."""
 _WIDEST = 128
 """Elements of the largest head whose sums a block's registers hold."""
 
@@ -71,13 +73,17 @@ def attend(call: Call, sizes: tuple[int, int, int, int, int, int], q: Heads, key
         numbers |= dict(zip(("m_text", "m_head", "m_token"), seen.mask_steps, strict=True))
         numbers["masked"] = seen.mask.shape[-1]
     arrays["y"] = y.array
+    rows = heads // key_heads * s
+    wide = call.arch == "sm_90a" and head in _WIDE_HEADS and kind == 0 and rows >= _WIDE_ROWS
+    block, threads = (_WIDE_ROWS, 2 * _THREADS) if wide else (_ROWS, _THREADS)
     launch_file(
         call,
-        "attention_prompt.cu",
+        "attention_wide.cu" if wide else "attention_prompt.cu",
         includes=("fragments.cuh", *(("cache.cuh",) if "lengths" in arrays else ())),
         constants={
             "HEAD": head,
             "CAPPED": int(seen.cap > 0),
+            "FOLDED": int(seen.cap <= 0 and seen.scale > 0),
             "CAUSAL": int(seen.causal),
             "WINDOWED": int(seen.window > 0),
             "MASK": kind,
@@ -88,8 +94,9 @@ def attend(call: Call, sizes: tuple[int, int, int, int, int, int], q: Heads, key
         arrays=arrays,
         writes=["y"],
         numbers=numbers,
-        grid=(math.ceil(heads // key_heads * s / _ROWS), b * key_heads, 1),
-        block=_THREADS,
-        name="attention_of_prompt",
+        grid=(math.ceil(rows / block), b * key_heads, 1),
+        block=threads,
+        shared=5 * _WIDE_ROWS * 128 * math.ceil(head / 64) + 1024 if wide else 0,
+        name="attention_of_prompt_wide" if wide else "attention_of_prompt",
         operations=4 * b * s * heads * head * tokens,  # of a full cache: how full it is, only the device knows
     )
