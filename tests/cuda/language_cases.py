@@ -40,10 +40,10 @@ def one_node(operator: str, inputs: dict[str, Any], outputs: dict[str, Any], dom
     """inputs: name to array or None, in the operator's order; outputs: name to (dtype, shape)."""
     values = {name: _value(name, array.dtype, array.shape) for name, array in inputs.items() if array is not None}
     made = [_value(name, *kind) if name.strip() else ir.Value(name="") for name, kind in outputs.items()]
-    node = ir.node(operator, [values.get(name) for name in inputs], attributes, domain=domain, outputs=made, version=1 if domain else 24, name=operator)
-    graph = ir.Graph(
-        list(values.values()), [value for value in made if value.name], nodes=[node], opset_imports={"": 24, **({domain: 1} if domain else {})}, name="one"
-    )
+    given, version = [values.get(name) for name in inputs], 1 if domain else 24
+    node = ir.node(operator, given, attributes, domain=domain, outputs=made, version=version, name=operator)
+    asked = [value for value in made if value.name]
+    graph = ir.Graph(list(values.values()), asked, nodes=[node], opset_imports={"": 24, domain or "": version}, name="one")
     return ir.Model(graph, ir_version=11)
 
 

@@ -31,7 +31,7 @@ _MANY = 16
 """Queries that share keys from which on the tensor cores are worth it."""
 _ROWS, _WARPS = 8, 4
 """Of the kernel for one token of a text: queries that share a block, and warps of a block."""
-_DECODE_SPLITS, _DECODE_BLOCKS = 128, 528
+_DECODE_SPLITS, _DECODE_BLOCKS = 128, 264
 """Blocks that share a text's tokens there, at most; and how many all texts together are worth."""
 _ENOUGH = 264
 """Blocks that fill a large GPU: two on each of 132 multiprocessors."""
