@@ -71,7 +71,7 @@ def test_modules_variables_and_structures_by_value(rig, module):
 def test_images_that_are_not_ptx_say_so(rig, capfd):
     assert driver.cuModuleLoadData(ptx(KERNEL, "sm_90", "CUBIN"))[0] == CUresult.CUDA_ERROR_NO_BINARY_FOR_GPU
     assert "the simulator runs PTX" in capfd.readouterr().err
-    assert driver.cuModuleLoadData(b"int main() {}\0")[0] == CUresult.CUDA_ERROR_INVALID_PTX
+    assert driver.cuModuleLoadData(b"int main() {}\0")[0] == CUresult.CUDA_ERROR_INVALID_IMAGE
     assert "no PTX" in capfd.readouterr().err
     assert driver.cuModuleLoadData(ptx(KERNEL, "compute_100"))[0] == CUresult.CUDA_ERROR_NO_BINARY_FOR_GPU
     assert "TURNOUT_CUDASIM_ARCH" in capfd.readouterr().err
@@ -81,7 +81,9 @@ def test_the_error_log_of_a_bad_image(rig):
     log = bytes(200)  # cuda.bindings wants bytes, and the driver writes into them
     options = [driver.CUjit_option.CU_JIT_ERROR_LOG_BUFFER, driver.CUjit_option.CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES]
     values = [log, len(log)]
-    assert driver.cuModuleLoadDataEx(b"no PTX at all\0", 2, options, values)[0] == CUresult.CUDA_ERROR_INVALID_PTX
+    assert driver.cuModuleLoadDataEx(b"no PTX at all\0", 2, options, values)[0] == CUresult.CUDA_ERROR_INVALID_IMAGE
+    bad = b"// nearly\n.version 8.4\n.target sm_75\n.address_size 64\n.visible .entry k() { ret;\0"
+    assert driver.cuModuleLoadDataEx(bad, 2, options, values)[0] == CUresult.CUDA_ERROR_INVALID_PTX
     assert log.strip(b"\0").decode()
 
 
@@ -96,6 +98,7 @@ def test_modules_from_files(rig, tmp_path):
     assert driver.cuModuleLoad(bytes(Path("nowhere.ptx")))[0] == CUresult.CUDA_ERROR_FILE_NOT_FOUND
 
 
+@pytest.mark.cuda_sim_only  # a driver follows them, and crashes
 def test_handles_that_are_none(rig, module):
     stream = check(driver.cuStreamCreate(0))
     check(driver.cuStreamDestroy(stream))
@@ -115,7 +118,6 @@ def test_copies_outside_of_allocations_are_errors_not_crashes(rig):
     assert driver.cuMemcpyHtoD(device, host.ctypes.data, 64) == (OK,)
     assert driver.cuMemcpyHtoD(int(device) + 1, host.ctypes.data, 64)[0] == CUresult.CUDA_ERROR_INVALID_VALUE
     assert driver.cuMemcpyDtoH(host.ctypes.data, int(device) + 60, 8)[0] == CUresult.CUDA_ERROR_INVALID_VALUE
-    assert driver.cuMemcpyHtoD(device, 0x10, 64)[0] == CUresult.CUDA_ERROR_INVALID_VALUE
     assert driver.cuMemsetD8(device, 1, 65)[0] == CUresult.CUDA_ERROR_INVALID_VALUE
     assert driver.cuMemsetD32(int(device) + 2, 1, 4)[0] == CUresult.CUDA_ERROR_INVALID_VALUE
     assert driver.cuMemsetD8(host.ctypes.data, 1, 64)[0] == CUresult.CUDA_ERROR_INVALID_VALUE
@@ -124,6 +126,13 @@ def test_copies_outside_of_allocations_are_errors_not_crashes(rig):
     assert driver.cuMemFree(device)[0] == CUresult.CUDA_ERROR_INVALID_VALUE
     assert driver.cuMemcpyDtoH(host.ctypes.data, device, 8)[0] == CUresult.CUDA_ERROR_INVALID_VALUE
     assert driver.cuMemAlloc(0)[0] == CUresult.CUDA_ERROR_INVALID_VALUE
+
+
+@pytest.mark.cuda_sim_only  # a driver follows it, and crashes
+def test_a_host_pointer_that_is_none_is_an_error(rig):
+    device = check(driver.cuMemAlloc(64))
+    assert driver.cuMemcpyHtoD(device, 0x10, 64)[0] == CUresult.CUDA_ERROR_INVALID_VALUE
+    assert driver.cuMemFree(device) == (OK,)
 
 
 def test_copies_of_two_dimensions(rig):

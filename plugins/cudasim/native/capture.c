@@ -6,7 +6,6 @@
 
 static struct capture *running;
 static uint64_t last_capture;
-static unsigned strict_captures;   /* running captures in the global or thread-local mode: calls that may wait are errors */
 static unsigned blocking_captures; /* capturing streams that are blocking: the legacy stream may not be used */
 static __thread CUstreamCaptureMode exchanged_mode = CU_STREAM_CAPTURE_MODE_GLOBAL; /* cuThreadExchangeStreamCaptureMode */
 
@@ -30,7 +29,6 @@ static void end(struct capture *capture) {
     for (size_t i = 0; i < capture->count; i++) {
         if (capture->streams[i]) leave(capture->streams[i]);
     }
-    if (capture->mode != CU_STREAM_CAPTURE_MODE_RELAXED) strict_captures--;
     for (struct capture **link = &running; *link; link = &(*link)->next) {
         if (*link != capture) continue;
         *link = capture->next;
@@ -53,8 +51,18 @@ void capture_drop(CUstream stream) {
     leave(stream);
 }
 
+/* A call that may wait is an error while this thread captures (unless relaxed), or another does in the global mode; those captures fail. */
 CUresult capture_forbids_unsafe_call(void) {
-    return strict_captures && exchanged_mode != CU_STREAM_CAPTURE_MODE_RELAXED ? CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED : CUDA_SUCCESS;
+    CUresult result = CUDA_SUCCESS;
+    if (exchanged_mode == CU_STREAM_CAPTURE_MODE_RELAXED) return result;
+    for (struct capture *capture = running; capture; capture = capture->next) {
+        bool mine = pthread_equal(capture->thread, pthread_self());
+        bool global = capture->mode == CU_STREAM_CAPTURE_MODE_GLOBAL && exchanged_mode == CU_STREAM_CAPTURE_MODE_GLOBAL;
+        if (capture->mode == CU_STREAM_CAPTURE_MODE_RELAXED || !(mine || global)) continue;
+        capture->invalidated = true;
+        result = CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+    }
+    return result;
 }
 
 CUresult capture_forbids(CUstream stream) {
@@ -137,7 +145,6 @@ static CUresult begin(CUstream given, CUgraph graph, int mode) {
         free(capture);
         return result;
     }
-    if (mode != CU_STREAM_CAPTURE_MODE_RELAXED) strict_captures++;
     running = capture;
     return CUDA_SUCCESS;
 }
@@ -159,7 +166,10 @@ API cuStreamEndCapture(CUstream given, CUgraph *graph) {
     struct capture *capture = stream->capture;
     if (graph) *graph = NULL;
     REQUIRE(capture, CUDA_ERROR_ILLEGAL_STATE);
-    REQUIRE(capture->streams[0] == stream, CUDA_ERROR_STREAM_CAPTURE_UNMATCHED);
+    if (capture->streams[0] != stream) {
+        capture->invalidated = true;
+        return CUDA_ERROR_STREAM_CAPTURE_UNMATCHED;
+    }
     REQUIRE(capture->mode == CU_STREAM_CAPTURE_MODE_RELAXED || pthread_equal(capture->thread, pthread_self()),
             CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD);
     CUresult result = CUDA_SUCCESS;

@@ -926,14 +926,20 @@ API cuGraphDebugDotPrint(CUgraph graph, const char *path, unsigned flags) {
     REQUIRE(handle_is(graph, GRAPH) && path, CUDA_ERROR_INVALID_VALUE);
     FILE *file = fopen(path, "w");
     REQUIRE(file, CUDA_ERROR_INVALID_VALUE);
-    fprintf(file, "digraph dot {\n");
+    fprintf(file, "digraph dot {\nsubgraph cluster_0 {\nlabel=\"graph_0\" graph[style=\"dashed\"];\n");
     for (size_t i = 0; i < graph->nodes.count; i++) {
         CUgraphNode node = graph->nodes.items[i];
-        const char *name = node->operation.kind == CU_GRAPH_NODE_TYPE_KERNEL ? node->operation.call.kernel->name : "";
-        fprintf(file, "  \"%p\" [label=\"%s %s\"];\n", (void *)node, kinds[node->operation.kind], name);
-        for (size_t j = 0; j < node->before.count; j++) fprintf(file, "  \"%p\" -> \"%p\";\n", (void *)node->before.items[j], (void *)node);
+        bool kernel = node->operation.kind == CU_GRAPH_NODE_TYPE_KERNEL;
+        node->place = i;
+        fprintf(file, "\"graph_0_node_%zu\"[style=\"%s\" shape=\"%s\" label=\"%zu\n%s\n\"];\n", i, kernel ? "bold" : "solid",
+                kernel ? "octagon" : "rectangle", i, kernel ? node->operation.call.kernel->name : kinds[node->operation.kind]);
     }
-    fprintf(file, "}\n");
+    fprintf(file, "\n");
+    for (size_t i = 0; i < graph->nodes.count; i++) {
+        const struct nodes *before = &graph->nodes.items[i]->before;
+        for (size_t j = 0; j < before->count; j++) fprintf(file, "\"graph_0_node_%zu\" -> \"graph_0_node_%zu\";\n", before->items[j]->place, i);
+    }
+    fprintf(file, "}\n}\n");
     fclose(file);
     return CUDA_SUCCESS;
 }

@@ -74,7 +74,7 @@ CUresult check_call(const struct call *call) {
         cluster *= call->cluster[i];
     }
     REQUIRE(threads <= 1024, CUDA_ERROR_INVALID_VALUE);
-    REQUIRE(threads <= (unsigned)kernel->attributes[CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK], CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES);
+    REQUIRE(threads <= (unsigned)kernel->attributes[CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK], CUDA_ERROR_INVALID_VALUE);
     unsigned shared = call->shared + (unsigned)kernel->attributes[CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES];
     unsigned opted = (unsigned)kernel->attributes[CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES];
     REQUIRE(settings.any_image || call->shared <= opted || shared <= (unsigned)device[CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK],

@@ -463,11 +463,13 @@ API cuStreamAttachMemAsync(CUstream stream, CUdeviceptr address, size_t size, un
     return check_hint(address, size);
 }
 
-/* Pools: they give memory back at once, so what is reserved is what is used. */
+/* Pools: they give memory back at once, so what is reserved is what is used. Their greatest size is a whole number of these. */
+#define POOL_GRANULARITY ((size_t)32 << 20)
 static CUresult pool_new(CUmemoryPool *pool, const CUmemPoolProps *props) {
     CUmemoryPool made = handle_new(POOL);
     REQUIRE(made, CUDA_ERROR_OUT_OF_MEMORY);
     made->props = *props;
+    made->props.maxSize = round_up(props->maxSize, POOL_GRANULARITY);
     made->managed = props->allocType == CU_MEM_ALLOCATION_TYPE_MANAGED;
     made->host = made->managed || props->location.type != CU_MEM_LOCATION_TYPE_DEVICE;
     made->state.attributes[1] = made->state.attributes[2] = made->state.attributes[3] = 1; /* reuse is allowed in every way */

@@ -289,7 +289,8 @@ int resident_blocks(CUkernel kernel, int threads, size_t dynamic_shared) {
     int registers = (kernel->attributes[CU_FUNC_ATTRIBUTE_NUM_REGS] + 7) / 8 * 8 * 32 * warps; /* given out in eights per thread */
     int by_registers = registers ? device[CU_DEVICE_ATTRIBUTE_MAX_REGISTERS_PER_MULTIPROCESSOR] / registers : most;
     size_t shared = (size_t)kernel->attributes[CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES] + dynamic_shared;
-    if (shared > (size_t)device[CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN]) return 0;
+    bool opted_in = settings.any_image || dynamic_shared <= (size_t)kernel->attributes[CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES];
+    if (!opted_in || shared > (size_t)device[CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN]) return 0;
     shared = (shared + (size_t)device[CU_DEVICE_ATTRIBUTE_RESERVED_SHARED_MEMORY_PER_BLOCK] + 127) / 128 * 128;
     int by_shared = shared ? (int)((size_t)device[CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR] / shared) : most;
     if (by_threads < most) most = by_threads;

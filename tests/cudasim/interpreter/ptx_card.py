@@ -1,4 +1,4 @@
-"""What the interpreter's tests share: a device, kernels from CUDA C++ and from PTX by hand."""
+"""What the interpreter's tests share: a device (with --cuda=real the machine's GPU), kernels from CUDA C++ and from PTX by hand."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from turnout_cudasim.execute import launch
 from turnout_cudasim.memory import Memory
 from turnout_cudasim.parse import parse
 from turnout_cudasim.program import load
+from turnout_cudasim.tensormap import encode
 
 HEADER = ".version 8.4\n.target sm_90a\n.address_size 64\n"
 
@@ -42,6 +43,10 @@ class Card:
     def symbol(self, name: str) -> tuple[int, int]:
         """Address and size of a variable."""
         return self.program.symbols[name]
+
+    def tensor_map(self, **description) -> bytes:
+        """The 128 bytes that TMA reads: see turnout_cudasim.tensormap.encode."""
+        return encode(**description)
 
     def run(self, name: str, grid, block, *arguments, **options) -> None:
         """Arguments: integers (addresses too), Python floats for float32, NumPy scalars, or bytes for structs."""
@@ -97,6 +102,18 @@ class DriverCard:
         address, size = self.call("cuModuleGetGlobal", self.module, name.encode())
         return int(address), size
 
+    def tensor_map(self, *, element: str, address: int, shape, strides, box, element_strides, swizzle: int = 0) -> bytes:
+        driver, rank = self.driver, len(shape)
+        kind = {"u32": "UINT32", "f16": "FLOAT16"}[element]
+        tensor = self.call(
+            "cuTensorMapEncodeTiled", getattr(driver.CUtensorMapDataType, f"CU_TENSOR_MAP_DATA_TYPE_{kind}"), rank, address,
+            [driver.cuuint64_t(n) for n in shape], [driver.cuuint64_t(n) for n in strides], [driver.cuuint32_t(n) for n in box],
+            [driver.cuuint32_t(n) for n in element_strides], driver.CUtensorMapInterleave.CU_TENSOR_MAP_INTERLEAVE_NONE,
+            driver.CUtensorMapSwizzle(swizzle), driver.CUtensorMapL2promotion.CU_TENSOR_MAP_L2_PROMOTION_NONE,
+            driver.CUtensorMapFloatOOBfill.CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+        )  # fmt: skip
+        return b"".join(int(word).to_bytes(8, "little") for word in tensor.opaque)
+
     def run(self, name: str, grid, block, *arguments, dynamic_shared: int = 0, cooperative: bool = False, reports=None) -> None:
         buffer = ctypes.create_string_buffer(packed(self.kernels[name], arguments))
         places = [ctypes.addressof(buffer) + p.offset for p in self.kernels[name].parameters]
@@ -125,12 +142,29 @@ def headers() -> str:
 
 
 @functools.cache
+def header_options() -> tuple[str, ...]:
+    """How NVRTC finds CUDA's headers: in itself, or, before 13.1, in a toolkit."""
+    from cuda.bindings import nvrtc
+
+    bundled = f"--use-bundled-headers={headers()}"
+    _, program = nvrtc.nvrtcCreateProgram(b"", b"empty.cu", 0, [], [])
+    (error,) = nvrtc.nvrtcCompileProgram(program, 1, [bundled.encode()])
+    nvrtc.nvrtcDestroyProgram(program)
+    if not int(error):
+        return (bundled,)
+    from cuda.pathfinder import find_nvidia_header_directory
+
+    folder = find_nvidia_header_directory("cudart") or "/usr/local/cuda/include"
+    return f"--include-path={folder}", f"--include-path={folder}/cccl"
+
+
+@functools.cache
 def compiled(source: str, name: str = "kernel.cu", arch: str = "compute_90a", options: tuple[str, ...] = ()) -> str:
     """CUDA C++ to PTX, through NVRTC, which needs no GPU."""
     from cuda.bindings import nvrtc
 
     _, program = nvrtc.nvrtcCreateProgram(source.encode(), name.encode(), 0, [], [])
-    flags = [f"--gpu-architecture={arch}", "-lineinfo", "--std=c++17", f"--use-bundled-headers={headers()}", *options]
+    flags = [f"--gpu-architecture={arch}", "-lineinfo", "--std=c++17", *header_options(), *options]
     (error,) = nvrtc.nvrtcCompileProgram(program, len(flags), [f.encode() for f in flags])
     if int(error):
         _, size = nvrtc.nvrtcGetProgramLogSize(program)
@@ -144,9 +178,14 @@ def compiled(source: str, name: str = "kernel.cu", arch: str = "compute_90a", op
     return text.rstrip(b"\0").decode()
 
 
-def card(source: str, **options) -> Card | DriverCard:
+def device_with(ptx: str, size: int = 1 << 28) -> Card | DriverCard:
     """A device with these kernels: the interpreter itself, or the machine's GPU with --cuda=real."""
-    return (DriverCard if os.environ.get("TURNOUT_CUDA") == "real" else Card)(compiled(source, **options))
+    return (DriverCard if os.environ.get("TURNOUT_CUDA") == "real" else Card)(ptx, size)
+
+
+def card(source: str, **options) -> Card | DriverCard:
+    """The same, from CUDA C++."""
+    return device_with(compiled(source, **options))
 
 
 REGISTERS = {"pred": "p", "b8": "b", "b16": "h", "b32": "r", "b64": "d", "f32": "f", "f64": "g"}
@@ -166,24 +205,24 @@ def instructions(body: str, inputs, outputs: str, *, threads: int | None = None)
         kind = f"b{8 * array.dtype.itemsize}"
         register = "b16" if kind == "b8" else kind
         declarations.append(f".reg .{register} %i{n};")
-        loads.append(f"ld.param.u64 %a, [in{n}]; mad.wide.u32 %a, %tid, {array.dtype.itemsize}, %a; ld.global.{kind} %i{n}, [%a];")
+        loads.append(f"ld.param.u64 %a, [in{n}]; mad.wide.u32 %a, %me, {array.dtype.itemsize}, %a; ld.global.{kind} %i{n}, [%a];")
     for n, code in enumerate(wanted):
         kind = f"b{8 * np.dtype(code).itemsize}"
         register = "b16" if kind == "b8" else kind
         declarations.append(f".reg .{register} %o{n};")
-        stores.append(f"ld.param.u64 %a, [out{n}]; mad.wide.u32 %a, %tid, {np.dtype(code).itemsize}, %a; st.global.{kind} [%a], %o{n};")
+        stores.append(f"ld.param.u64 %a, [out{n}]; mad.wide.u32 %a, %me, {np.dtype(code).itemsize}, %a; st.global.{kind} [%a], %o{n};")
     parameters = [f".param .u64 in{n}" for n in range(len(inputs))] + [f".param .u64 out{n}" for n in range(len(wanted))]
     temporaries = " ".join(f".reg .{t} %{letter}<64>;" for t, letter in REGISTERS.items() if t != "b8")
     ptx = (
-        f"{HEADER}.visible .entry k({', '.join(parameters)}) {{\n.reg .b64 %a; .reg .b32 %tid; .reg .b32 %n; {temporaries}\n"
+        f"{HEADER}.visible .entry k({', '.join(parameters)}) {{\n.reg .b64 %a; .reg .b32 %me; .reg .b32 %size; {temporaries}\n"
         + "\n".join(declarations)
-        + "\nmov.u32 %tid, %tid.x; mov.u32 %n, %ntid.x; mov.u32 %r63, %ctaid.x; mad.lo.u32 %tid, %r63, %n, %tid;\n"
+        + "\nmov.u32 %me, %tid.x; mov.u32 %size, %ntid.x; mov.u32 %r63, %ctaid.x; mad.lo.u32 %me, %r63, %size, %me;\n"
         + "\n".join(loads)
         + f"\n{body}\n"
         + "\n".join(stores)
         + "\nret;\n}\n"
     )
-    device = Card(ptx, 1 << 24)
+    device = device_with(ptx, 1 << 24)
     block = min(count, 32) if count % 32 else 32
     assert count % block == 0
     targets = [device.empty(count * np.dtype(code).itemsize) for code in wanted]

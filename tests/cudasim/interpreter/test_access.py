@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from ptx_card import HEADER, Card
+from ptx_card import HEADER, Card, device_with
 
 from turnout_cudasim.report import KernelFault
 
@@ -14,7 +14,7 @@ END = "add.u32 %x, %x, %y; add.u32 %x, %x, %z; ld.param.u64 %b, [y]; mad.wide.u3
 
 def run(body: str, words: int = 128, start: int = 0, threads: int = 32) -> np.ndarray:
     """x[...] are 0, 1, 2 ...; %a points to x[start + thread]."""
-    card = Card(f"{HEADER}.visible .entry k(.param .u64 x, .param .u64 y) {{\n{LINE}{body}\n{END}}}\n", 1 << 24)
+    card = device_with(f"{HEADER}.visible .entry k(.param .u64 x, .param .u64 y) {{\n{LINE}{body}\n{END}}}\n", 1 << 24)
     x, y = card.put(np.arange(words, dtype="u4"), "x"), card.empty(4 * threads)
     card.run("k", 1, threads, x + 4 * start, y)
     return card.get(y, threads, "u4")
@@ -38,6 +38,7 @@ def test_an_offset_that_mends_the_alignment():
     np.testing.assert_array_equal(got, thread + 1 + 0)  # the upper half of a small number is 0
 
 
+@pytest.mark.cuda_sim_only
 @pytest.mark.parametrize(("body", "kind", "thread"), [
     ("ld.global.u32 %x, [%a]; ld.global.u32 %y, [%a+388]; mov.u32 %z, 0;", "out-of-bounds", 31),
     ("ld.global.u32 %x, [%a]; ld.global.u32 %y, [%a+-4]; mov.u32 %z, 0;", "out-of-bounds", 0),
@@ -50,6 +51,7 @@ def test_each_offset_is_checked(body, kind, thread):
     assert (caught.value.report.kind, caught.value.report.thread[0]) == (kind, thread)
 
 
+@pytest.mark.cuda_sim_only
 def test_never_written_behind_a_written_part():
     body = f"{LINE}ld.global.u32 %x, [%a]; ld.global.u32 %y, [%a+128]; mov.u32 %z, 0;\n{END}"
     card = Card(f"{HEADER}.visible .entry k(.param .u64 x, .param .u64 y) {{\n{body}}}\n", 1 << 24)
@@ -69,7 +71,7 @@ def test_a_shared_address_that_is_negative_before_its_offset():
         "ld.param.u64 %b, [y]; mov.u32 %y, %ctaid.x; mad.lo.u32 %y, %y, 32, %t;\n"
         "mad.wide.u32 %b, %y, 4, %b; st.global.u32 [%b], %x; ret;\n"
     )
-    card = Card(f"{HEADER}.visible .entry k(.param .u64 x, .param .u64 y) {{\n{body}}}\n", 1 << 24)
+    card = device_with(f"{HEADER}.visible .entry k(.param .u64 x, .param .u64 y) {{\n{body}}}\n", 1 << 24)
     y = card.empty(4 * 64)
     card.run("k", 2, 32, y, y)
     thread, block = np.arange(32), np.arange(2)[:, None]

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ptx_card import Card, compiled, instructions
+from ptx_card import compiled, device_with, instructions
 
 from turnout_cudasim import opcodes
 from turnout_cudasim.flatten import flatten
 from turnout_cudasim.parse import Instruction, parse
-from turnout_cudasim.tensormap import encode
 
 pytest.importorskip("cuda.bindings.nvrtc")
 
@@ -49,7 +48,7 @@ CARDS = {  # body, inputs, what the outputs must be
         L0: mov.u32 %o0, 10; bra DONE; L1: mov.u32 %o0, 20; bra DONE; L2: mov.u32 %o0, 30; DONE:""",
         (A,), [np.array([10, 20, 30], "u4")[A % 3]],
     ),
-    "no trap": ("setp.gt.u32 %p0, %tid, 1000; @%p0 trap; nanosleep.u32 20; mov.u32 %o0, %i0;", (A,), [A]),
+    "no trap": ("setp.gt.u32 %p0, %me, 1000; @%p0 trap; nanosleep.u32 20; mov.u32 %o0, %i0;", (A,), [A]),
     "spaces": (
         """.shared .align 8 .b8 tile[64]; mov.u64 %d0, tile; cvta.shared.u64 %d0, %d0; isspacep.shared %p0, %d0; isspacep.global %p1, %d0;
         ld.param.u64 %d1, [in0]; isspacep.global %p2, %d1; isspacep.shared %p3, %d1; getctarank.u64 %r0, %d0; mul.lo.u32 %r0, %r0, 16;
@@ -105,9 +104,9 @@ CARDS = {  # body, inputs, what the outputs must be
     ),
     "mbarriers": (
         """.shared .align 8 .b64 full; .shared .align 8 .b64 bytes; .shared .align 16 .b8 tile[128];
-        mov.u32 %r0, full; mov.u32 %r1, bytes; mov.u32 %r2, tile; setp.eq.u32 %p0, %tid, 0;
-        ld.param.u64 %d1, [out0]; mul.wide.u32 %d2, %tid, 4;
-        add.u64 %d3, %d1, %d2; st.global.u32 [%d3], 5; ld.param.u64 %d4, [in0]; add.u64 %d4, %d4, %d2; mad.lo.u32 %r3, %tid, 4, %r2;
+        mov.u32 %r0, full; mov.u32 %r1, bytes; mov.u32 %r2, tile; setp.eq.u32 %p0, %me, 0;
+        ld.param.u64 %d1, [out0]; mul.wide.u32 %d2, %me, 4;
+        add.u64 %d3, %d1, %d2; st.global.u32 [%d3], 5; ld.param.u64 %d4, [in0]; add.u64 %d4, %d4, %d2; mad.lo.u32 %r3, %me, 4, %r2;
         @%p0 mbarrier.init.shared.b64 [%r0], 32; @%p0 mbarrier.init.shared.b64 [%r1], 1; bar.sync 0;
         cp.async.ca.shared.global [%r3], [%d4], 4; cp.async.mbarrier.arrive.noinc.shared.b64 [%r0];
         @%p0 mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%r1], 16; @%p0 mbarrier.arrive.shared.b64 _, [%r1];
@@ -145,21 +144,21 @@ def test_card(name):
 
 
 def test_a_tensor_is_reduced_where_it_lies():
-    card = Card(TENSOR, 1 << 24)
+    card = device_with(TENSOR, 1 << 24)
     x = card.put(np.full((16, 16), 100, "u4"))
-    tensor = encode(element="u32", address=x, shape=(16, 16), strides=(64,), box=(8, 16), element_strides=(1, 1))
+    tensor = card.tensor_map(element="u32", address=x, shape=(16, 16), strides=(64,), box=(8, 16), element_strides=(1, 1))
     card.run("k", 1, 32, tensor)
     want = np.full((16, 16), 100)
     want[1:16, 4:12] += np.arange(32).repeat(4).reshape(16, 8)[:15]  # the last row lies outside
     np.testing.assert_array_equal(card.get(x, (16, 16), "u4"), want)
 
 
-def test_printf_and_a_true_assertion(capsys):
-    card = Card(compiled(TALK), 1 << 24)
+def test_printf_and_a_true_assertion(capfd):
+    card = device_with(compiled(TALK), 1 << 24)
     y = card.empty(128)
     card.run("talk", 1, 32, y)
     np.testing.assert_array_equal(card.get(y, 32, "i4"), T)
-    assert capsys.readouterr().out == "3 three 1.50\n"
+    assert capfd.readouterr().out == "3 three 1.50\n"
 
 
 def test_every_row_has_a_right_kernel():

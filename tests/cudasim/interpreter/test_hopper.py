@@ -9,7 +9,6 @@ import pytest
 from ptx_card import card
 
 from turnout_cudasim.report import KernelFault
-from turnout_cudasim.tensormap import encode
 
 pytest.importorskip("cuda.bindings.nvrtc")
 
@@ -55,7 +54,8 @@ def test_tensor_copy(c0, c1, swizzle):
     px, py = device.put(x), device.put(np.zeros_like(x))
     options = {"element": "f16", "shape": (150, 40), "strides": (304,), "box": (64, 16), "element_strides": (1, 1), "swizzle": swizzle}
     reports = []
-    device.run("tensor_copy", 1, 64, encode(address=px, **options), encode(address=py, **options), c0, c1, reports=reports)
+    maps = [device.tensor_map(address=address, **options) for address in (px, py)]
+    device.run("tensor_copy", 1, 64, *maps, c0, c1, reports=reports)
     assert reports == []
     want = np.zeros_like(x)
     rows, columns = slice(max(c1, 0), max(c1 + 16, 0)), slice(max(c0, 0), min(c0 + 64, 150))
@@ -65,7 +65,7 @@ def test_tensor_copy(c0, c1, swizzle):
 
 def test_a_swizzled_tensor_lies_in_shared_memory_as_wgmma_wants_it():
     from turnout_cudasim.matrices import swizzled
-    from turnout_cudasim.tensormap import decode
+    from turnout_cudasim.tensormap import decode, encode
 
     box = decode(encode(element="f16", address=1 << 40, shape=(64, 64), strides=(128,), box=(64, 8), element_strides=(1, 1), swizzle=3))
     index = box.shared_index(2048, 0)

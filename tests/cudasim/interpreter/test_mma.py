@@ -5,7 +5,7 @@ from __future__ import annotations
 import ml_dtypes
 import numpy as np
 import pytest
-from ptx_card import HEADER, Card
+from ptx_card import HEADER, device_with
 
 from turnout_cudasim.report import NotModelled
 
@@ -91,7 +91,7 @@ def run_mma(shape: str, type_: str, d_type: str, mnemonic: str):
         f".reg .{kind} %a<9>; .reg .{kind} %b<9>; .reg .{kind} %c<9>; .reg .{kind} %d<9>; mov.u32 %t, %tid.x; {loads}\n"
         f"{mnemonic} {d_set}, {a_set}, {b_set}, {c_set};\n{stores} ret; }}"
     )
-    device = Card(ptx, 1 << 22)
+    device = device_with(ptx, 1 << 22)
     out = device.empty(in_c.nbytes)
     device.run("k", 1, 32, device.put(in_a), device.put(in_b), device.put(in_c), out)
     got_cells = device.get(out, in_c.shape, word).view(c.dtype)
@@ -116,6 +116,7 @@ def test_mixed_signs_and_saturation():
     np.testing.assert_array_equal(got, a @ b + c)
 
 
+@pytest.mark.cuda_sim_only
 @pytest.mark.parametrize(
     "opcode", ["mma.sync.aligned.m8n8k4.row.col.f32.f16.f16.f32", "mma.sp.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32"]
 )

@@ -459,6 +459,10 @@ def stmatrix_and_movmatrix(bench):
 
 def test_there_are_many():
     assert len(CASES) >= 40
+
+
+@pytest.mark.cuda_sim_only
+def test_they_run_on_the_interpreter_itself():
     assert isinstance(Bench("gelu").device, Card)
 
 

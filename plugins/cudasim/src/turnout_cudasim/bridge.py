@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import re
 import sys
 import threading
 import traceback
@@ -23,7 +24,8 @@ from .report import KernelFault, LaunchError, NotModelled, ParseError, Report, S
 from .tensormap import encode
 
 # CUresult, where this side chooses one.
-INVALID_VALUE, OUT_OF_MEMORY, NO_BINARY_FOR_GPU, INVALID_PTX, NOT_SUPPORTED = 1, 2, 209, 218, 801
+INVALID_VALUE, OUT_OF_MEMORY, INVALID_IMAGE, NO_BINARY_FOR_GPU, INVALID_PTX, NOT_SUPPORTED = 1, 2, 200, 209, 218, 801
+IS_PTX = re.compile(r"\s*(?://[^\n]*\n\s*|/\*.*?\*/\s*)*\.version\b", re.DOTALL)  # all else is an image of another kind
 
 
 class Launch(Structure):
@@ -156,7 +158,10 @@ class Bridge:
             return code
 
         try:
-            program = load(ctypes.string_at(image, size).decode(), self.memory)
+            text = ctypes.string_at(image, size).decode()
+            if not IS_PTX.match(text):
+                return fail(INVALID_IMAGE, "this is no PTX, and the simulator runs nothing else: no .version stands first")
+            program = load(text, self.memory)
         except ParseError as error:
             return fail(INVALID_PTX, f"this is no PTX that the simulator can read: {error}")
         except NotModelled as error:
