@@ -1,12 +1,15 @@
 """Graphs on the stand-in driver: capture with forks and joins, explicit nodes, update in place, memory of graphs."""
 
 import ctypes
+import re
 
 import numpy as np
 import pytest
 from cuda.bindings import driver
 from cuda.core import GraphMemoryResource, LaunchConfig, launch
 from cuda.core.graph import GraphCompleteOptions, GraphDefinition
+
+import turnout_cudasim
 
 OK = driver.CUresult.CUDA_SUCCESS
 KERNELS = """
@@ -375,3 +378,65 @@ def test_programmatic_launches_are_captured_as_programmatic_edges(rig):
     assert (rig.download(x, np.float32) == 4).all()
     check(driver.cuGraphExecDestroy(executable))
     check(driver.cuGraphDestroy(graph))
+
+
+EARLY = """
+#define WAIT asm volatile("griddepcontrol.wait;" ::: "memory")
+extern "C" __global__ void right(float* x, const float* weights) {
+    float w = weights[threadIdx.x];
+    WAIT;
+    x[threadIdx.x] += w;
+}
+extern "C" __global__ void reads_early(float* x, const float* weights) {
+    float value = x[threadIdx.x];
+    WAIT;
+    x[threadIdx.x] = value + weights[threadIdx.x];
+}
+extern "C" __global__ void writes_early(float* x, const float* weights) {
+    x[threadIdx.x] = weights[threadIdx.x];
+    WAIT;
+}
+extern "C" __global__ void some_wait(float* x, const float* weights) {
+    if (threadIdx.x >= 16) WAIT;
+    x[threadIdx.x] += weights[threadIdx.x];
+}
+extern "C" __global__ void none_waits(float* x, const float* weights) {
+    float w = weights[threadIdx.x];
+    if (w > 100) x[threadIdx.x] = w;
+}
+"""
+
+
+def run_chain(rig, *steps):
+    """Kernels on x = 0 and weights = 1, one after the other; a step is a kernel of EARLY, and whether its edge is programmatic."""
+    x, weights = rig.upload(np.zeros(32, np.float32)), rig.upload(np.ones(32, np.float32))
+    values = ctypes.c_uint64(int(x.handle)), ctypes.c_uint64(int(weights.handle))
+    graph, before = check(driver.cuGraphCreate(0)), []
+    kernels = dict(zip(names := sorted({name for name, _ in steps}), np.atleast_1d(rig.compile(EARLY, *names)), strict=True))
+    for name, early in steps:
+        before = [kernel_node(graph, kernels[name], before, [edge() if early else driver.CUgraphEdgeData()][: len(before)], *values)]
+    executable = check(driver.cuGraphInstantiate(graph, 0))
+    check(driver.cuGraphLaunch(executable, int(rig.stream.handle)))
+    check(driver.cuGraphLaunch(executable, int(rig.stream.handle)))
+    return rig.download(x, np.float32)
+
+
+def test_kernels_that_wait_before_they_touch_what_others_do(rig):
+    assert (run_chain(rig, ("right", False), ("right", True), ("right", True), ("reads_early", False), ("right", True)) == 10).all()
+
+
+@pytest.mark.cuda_sim_only
+@pytest.mark.cuda_reports("early-access")
+@pytest.mark.parametrize(
+    ("steps", "says"),
+    [
+        ((("right", False), ("reads_early", True)), r"thread \(0,0,0\), .*:9: reads 4 bytes 0 bytes into .*, which right writes, before"),
+        ((("right", False), ("writes_early", True)), "writes 4 bytes 0 bytes into .*, which right writes, before griddepcontrol.wait"),
+        ((("right", False), ("some_wait", True)), "reads 4 bytes"),
+        ((("right", False), ("none_waits", True)), "no thread executes griddepcontrol.wait"),
+        ((("reads_early", False), ("right", True), ("writes_early", True)), "which right writes"),
+    ],
+)
+def test_what_a_kernel_touches_before_it_waits_is_reported(rig, steps, says):
+    run_chain(rig, *steps)
+    assert re.search(says, str(turnout_cudasim.reports()[0]))

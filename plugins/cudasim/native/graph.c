@@ -6,7 +6,7 @@
 
 struct kept { CUuserObject object; unsigned count; };
 struct CUuserObject_st { struct header header; unsigned count; CUhostFn destroy; void *data; };
-struct CUgraph_st { struct header header; struct nodes nodes; struct kept *kept; size_t kept_count; };
+struct CUgraph_st { struct header header; struct nodes nodes; struct kept *kept; size_t kept_count; bool programmatic; };
 struct CUgraphExec_st { struct header header; CUgraph graph; unsigned long long flags; };
 
 /* Sets of nodes, each with the edge that leads from it. */
@@ -126,6 +126,7 @@ void graph_free(CUgraph graph) {
         CUgraphNode node = graph->nodes.items[i];
         let_go(&node->operation);
         nodes_clear(&node->before);
+        free(node->pending);
         handle_free(node);
     }
     nodes_clear(&graph->nodes);
@@ -224,6 +225,35 @@ bool graph_covered(CUgraph graph, const struct nodes *tips) {
     return true;
 }
 
+/* Who may be running when a node of an ordered graph starts: whoever comes before it, but for those that are known to have ended. Behind a plain
+ * edge, that is everybody there; behind a programmatic one, whoever had ended when its start did. */
+static CUresult find_pending(CUgraph graph) {
+    size_t count = graph->nodes.count, words = (count + 63) / 64;
+    uint64_t *before = calloc(2 * count * words, sizeof *before), *ended = before + count * words;
+    REQUIRE(before, CUDA_ERROR_OUT_OF_MEMORY);
+    for (size_t i = 0; i < count; i++) graph->nodes.items[i]->place = i;
+    for (size_t i = 0; i < count; i++) {
+        CUgraphNode node = graph->nodes.items[i];
+        uint64_t *mine = before + i * words, *over = ended + i * words;
+        for (size_t j = 0; j < node->before.count; j++) {
+            size_t from = node->before.items[j]->place;
+            bool early = !same_edge(node->before.edges[j], plain);
+            for (size_t w = 0; w < words; w++) {
+                mine[w] |= before[from * words + w];
+                over[w] |= (early ? ended : before)[from * words + w];
+            }
+            mine[from / 64] |= 1ull << from % 64;
+            if (!early) over[from / 64] |= 1ull << from % 64;
+        }
+        node->pending = calloc(i + 1, sizeof *node->pending);
+        for (size_t k = 0; k < i && node->pending; k++) {
+            if ((mine[k / 64] & ~over[k / 64]) >> k % 64 & 1) node->pending[node->pending_count++] = (unsigned)k;
+        }
+    }
+    free(before);
+    return CUDA_SUCCESS;
+}
+
 static CUresult put_in_order(CUgraph graph) {
     struct nodes order = {0};
     if (!walk(graph, &graph->nodes, &order)) {
@@ -233,14 +263,28 @@ static CUresult put_in_order(CUgraph graph) {
     nodes_clear(&graph->nodes);
     graph->nodes = order;
     for (size_t i = 0; i < order.count; i++) {
+        const struct nodes *before = &order.items[i]->before;
+        for (size_t j = 0; j < before->count; j++) graph->programmatic |= !same_edge(before->edges[j], plain);
+    }
+    if (graph->programmatic) TRY(find_pending(graph));
+    for (size_t i = 0; i < order.count; i++) {
         if (order.items[i]->operation.kind == CU_GRAPH_NODE_TYPE_GRAPH) TRY(put_in_order(order.items[i]->operation.graph));
     }
     return CUDA_SUCCESS;
 }
 
 CUresult run_graph(CUgraph graph) {
+    static unsigned launches; /* of graphs with programmatic edges, so far */
+    unsigned first = launches + 1;
+    if (graph->programmatic) launches += (unsigned)graph->nodes.count;
     for (size_t i = 0; i < graph->nodes.count; i++) {
-        if (!graph->nodes.items[i]->disabled) TRY(run(&graph->nodes.items[i]->operation));
+        CUgraphNode node = graph->nodes.items[i];
+        if (node->disabled) continue;
+        if (graph->programmatic && node->operation.kind == CU_GRAPH_NODE_TYPE_KERNEL) {
+            TRY(run_call(&node->operation.call, (struct order){first, first + (unsigned)i, node->pending, node->pending_count}));
+        } else {
+            TRY(run(&node->operation));
+        }
     }
     return CUDA_SUCCESS;
 }

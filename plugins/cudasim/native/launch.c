@@ -91,12 +91,13 @@ CUresult check_call(const struct call *call) {
     return CUDA_SUCCESS;
 }
 
-CUresult run_call(const struct call *call) {
+CUresult run_call(const struct call *call, struct order order) {
     if (settings.any_image) return CUDA_SUCCESS; /* the no-op mode */
     REQUIRE(handle_is(call->kernel, KERNEL), CUDA_ERROR_INVALID_HANDLE);
     REQUIRE(hooks.launch, CUDA_ERROR_DEINITIALIZED);
     struct launch launch = {.library = call->kernel->library, .kernel = call->kernel->name, .shared = call->shared, .cooperative = call->cooperative,
-                            .parameters = call->parameters, .parameter_bytes = call->kernel->parameter_bytes};
+                            .parameters = call->parameters, .parameter_bytes = call->kernel->parameter_bytes,
+                            .first = order.first, .number = order.number, .pending = order.pending, .pending_count = order.pending_count};
     memcpy(launch.grid, call->grid, sizeof launch.grid);
     memcpy(launch.block, call->block, sizeof launch.block);
     memcpy(launch.cluster, call->cluster, sizeof launch.cluster);

@@ -27,6 +27,9 @@ struct launch {
     unsigned grid[3], block[3], cluster[3], shared, cooperative;
     const void *parameters;
     size_t parameter_bytes;
+    unsigned first, number; /* in a graph with programmatic edges: of its first launch, and its own; else 0 */
+    const unsigned *pending; /* the launches, counted from the first, that may be running when it starts */
+    size_t pending_count;
 };
 struct tensor_map {
     unsigned element, rank, interleave, swizzle, fill_nan;
@@ -171,7 +174,8 @@ struct CUkern_st {
 int resident_blocks(CUkernel kernel, int threads, size_t dynamic_shared); /* per multiprocessor */
 CUresult check_call(const struct call *call);
 CUresult pack(const struct CUkern_st *kernel, void **given, void **extra, void *buffer);
-CUresult run_call(const struct call *call);
+struct order { unsigned first, number; const unsigned *pending; size_t pending_count; };
+CUresult run_call(const struct call *call, struct order order);
 CUresult call_from_params(const CUDA_KERNEL_NODE_PARAMS_v2 *params, const CUlaunchAttribute *attributes, unsigned count, struct call *call);
 
 /* Graphs (graph.c). */
@@ -182,8 +186,10 @@ struct CUgraphNode_st {
     CUgraphNode copy;   /* while a graph is copied: the node that was made from this one */
     struct nodes before;
     bool disabled;
+    unsigned *pending; /* in an executable graph: the places of kernels that may be running when this one starts, behind programmatic edges */
+    size_t pending_count;
     int walk;     /* while a graph is walked */
-    size_t place; /* while two graphs are compared */
+    size_t place; /* in the order of an executable graph */
     struct operation operation;
 };
 CUresult graph_add(CUgraph graph, const CUgraphNode *before, const CUgraphEdgeData *edges, size_t count, const struct operation *operation,

@@ -14,7 +14,7 @@ CUstream stream_of(CUstream given) {
 
 CUresult run(const struct operation *operation) {
     switch (operation->kind) {
-    case CU_GRAPH_NODE_TYPE_KERNEL: return run_call(&operation->call);
+    case CU_GRAPH_NODE_TYPE_KERNEL: return run_call(&operation->call, (struct order){0});
     case CU_GRAPH_NODE_TYPE_MEMCPY: TRY(check_copy(&operation->copy)); run_copy(&operation->copy); return CUDA_SUCCESS;
     case CU_GRAPH_NODE_TYPE_MEMSET: TRY(check_fill(&operation->fill)); run_fill(&operation->fill); return CUDA_SUCCESS;
     case CU_GRAPH_NODE_TYPE_HOST:

@@ -140,6 +140,8 @@ def _readable(t: Threads, place: Place, code: str, count: int, site: int, volati
     if name == "global":
         if not written:
             check_written(t, (first + more) * size, size * count, site)
+        if t.batch.earlier is not None:
+            t.batch.earlier.touch(t, (first + more) * size, size * count, site, writes=False)
         return t.batch.memory.views[code]
     if name == "shared":
         check_shared_read(t, (first + more) * size, size * count, site, volatile)
@@ -168,6 +170,8 @@ def store_vector(
     if name == "global":
         if not written:
             _mark_written(t, first * size, total)
+        if batch.earlier is not None:
+            batch.earlier.touch(t, first * size, total, site, writes=True)
         view = batch.memory.views[code]
     else:
         if name == "parameters":

@@ -90,6 +90,8 @@ def _prepare(t: Threads, name: str, index: Any, size: int, site: int, code: str)
     if name == "global":
         memory = batch.memory
         owner = batch.owner
+        if batch.earlier is not None:
+            batch.earlier.touch(t, index, size, site, writes=True)
         if owner is not None and not owner.written:
             bad = memory.written_views[code].take(index // size) != ALL_WRITTEN[size]
             if bad.any() and batch.fault_limit(site):

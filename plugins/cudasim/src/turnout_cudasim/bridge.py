@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from .device import Architecture
+from .earlier import Earlier, Traces
 from .execute import launch
 from .memory import Memory
 from .parse import Kernel
@@ -41,6 +42,10 @@ class Launch(Structure):
         ("cooperative", c_uint),
         ("parameters", c_void_p),
         ("parameter_bytes", c_size_t),
+        ("first", c_uint),
+        ("number", c_uint),
+        ("pending", POINTER(c_uint)),
+        ("pending_count", c_size_t),
     )
 
 
@@ -122,6 +127,7 @@ class Bridge:
         self.memory = DeviceMemory(library, base, size)
         self.programs: dict[int, Program] = {}
         self.said: set[str] = set()
+        self.traces: Traces | None = None
         self.lock = threading.RLock()  # the interpreter runs one kernel at a time
         self.hooks = Hooks(**{name: kind(self.guard(getattr(self, name), kind)) for name, kind in Hooks._fields_})
         library.cudasim_set_hooks(ctypes.byref(self.hooks))
@@ -222,6 +228,7 @@ class Bridge:
                 dynamic_shared=what.shared,
                 cooperative=bool(what.cooperative),
                 reports=found,
+                earlier=self.earlier(what),
             )
         except KernelFault as fault:
             if fault.report not in found:
@@ -239,6 +246,13 @@ class Bridge:
             self.reports.append(report)
             self.say(str(report))
         return result
+
+    def earlier(self, what: Launch) -> Earlier | None:
+        """The launches of its graph that may be running when this one starts; None if the graph has no programmatic edges."""
+        if not what.number:
+            return None
+        self.traces = self.traces or Traces(self.memory)
+        return Earlier(self.traces, what.kernel.decode(), what.first, what.number, what.pending[: what.pending_count])
 
     def allocated(self, address: int, size: int, written: int) -> None:
         self.memory.adopt(address, size, written=bool(written))

@@ -81,11 +81,18 @@ def bulk_load(t: Threads, to: Any, source: Any, size: Any, barrier: Any, mask: A
             one = t.take(np.array([position]))
             locate(one, "global", np.array([origin], np.int64), 1, site)
             locate(one, "global", np.array([origin + count - 1], np.int64), 1, site)
+            _touch(one, np.arange(origin - memory.base, origin - memory.base + count, 16), 16, site, writes=False)
             data = memory.read(origin, count).copy()
             _check_written_range(t, origin, count, position, site)
         for place, where in _targets(t, target, signal, None if masks is None else masks[position], position, count, site):
             t.batch.shared[place : place + count] = data
             _signal(t, where, (place, place + count), count, site, position)
+
+
+def _touch(one: Threads, index: Any, size: int, site: int, *, writes: bool) -> None:
+    """One thread's copy touches `size` bytes at each byte `index` of the arena."""
+    if one.batch.earlier is not None:
+        one.batch.earlier.touch(one.take(np.zeros(len(index), np.intp)), index, size, site, writes=writes)
 
 
 def _check_written_range(t: Threads, address: int, size: int, position: int, site: int) -> None:
@@ -121,6 +128,7 @@ def _to_global(t: Threads, to: Any, source: Any, size: Any, reduction: tuple[str
         place = locate(one, "global", np.array([target], np.int64), 1, site)
         locate(one, "global", np.array([target + count - 1], np.int64), 1, site)
         assert place is not None
+        _touch(one, np.arange(target - memory.base, target - memory.base + count, 16), 16, site, writes=True)
         if reduction is not None:
             operation, code = reduction
             combine = half_combiner(operation, format_) if format_ else COMBINE[operation]
@@ -163,6 +171,8 @@ def tensor_load(t: Threads, to: Any, tensor: Any, coordinates: tuple[Any, ...], 
             t.fault(Kind.MISALIGNED, site, f"a tensor copy to shared address {target:#x}, which is no multiple of 128", position)
         offsets, inside = box.elements(corner)
         _check_box(t, box, offsets[inside], position, site)
+        index = (box.address - t.batch.memory.base) + offsets[inside].ravel()
+        _touch(t.take(np.array([position])), index, box.element_size, site, writes=False)
         size = box.box_bytes
         for place, where in _targets(t, target, signal, None if masks is None else masks[position], position, size, site):
             box.place_in_shared(t.batch.memory, t.batch.shared, place, place - place % t.batch.shared_stride, offsets, inside)
@@ -200,4 +210,5 @@ def tensor_store(t: Threads, tensor: Any, coordinates: tuple[Any, ...], source: 
             one = t.take(np.array([position]))
             for end in (int(offsets[inside].min()), int(offsets[inside].max()) + box.element_size - 1):
                 locate(one, "global", np.array([box.address + end], np.int64), 1, site)
+            _touch(one, (box.address - t.batch.memory.base) + offsets[inside].ravel(), box.element_size, site, writes=True)
         box.take_from_shared(t.batch.memory, t.batch.shared, at, at - at % t.batch.shared_stride, offsets, inside, operation)

@@ -58,9 +58,11 @@ def copy_async(t: Threads, to: Any, source: Any, size: int, kept: Any, site: int
     if reading is None or reading.size:
         reader = t if reading is None else t.take(reading)
         place = locate(reader, "global", source if reading is None else source[reading], size, site)
+        assert place is not None
         if kept is None or int(kept.min()) == size:
-            assert place is not None
             check_written(reader, place[1], size, site)
+        if t.batch.earlier is not None:
+            t.batch.earlier.touch(reader, place[1], size, site, writes=False)
     target = locate(t, "shared", to, size, site)
     assert target is not None
     index = t.spread(target[1])

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from turnout_cudasim.access import NEVER
+from turnout_cudasim.earlier import Earlier
 from turnout_cudasim.hazards import Races
 from turnout_cudasim.parse import Kernel
 from turnout_cudasim.program import Program
@@ -41,11 +42,13 @@ def launch(
     cooperative: bool = False,
     reports: list[Report] | None = None,
     max_steps: int = 2_000_000,
+    earlier: Earlier | None = None,
 ) -> None:
     """Run a kernel to its end.
 
-    `parameters` is laid out by `Kernel.parameters`. A finding raises KernelFault; with `reports`, races and reads of what nobody wrote are
-    appended there and the kernel goes on. Raises LaunchError for what a driver refuses and NotModelled for what is not simulated.
+    `parameters` is laid out by `Kernel.parameters`. A finding raises KernelFault; with `reports`, those after which a GPU would go on are
+    appended there and the kernel goes on. `earlier`: the launches of its graph that may still be running, on a GPU. Raises LaunchError for
+    what a driver refuses and NotModelled for what is not simulated.
     """
     kernel = program.module.kernels.get(name)
     if kernel is None:
@@ -54,7 +57,7 @@ def launch(
         cluster = kernel.cluster
     _check(kernel, grid, block, cluster, dynamic_shared, parameters)
     translation = translate(kernel)
-    launched = Launch(program, translation, grid, block, cluster, dynamic_shared, parameters, reports, max_steps)
+    launched = Launch(program, translation, grid, block, cluster, dynamic_shared, parameters, reports, max_steps, earlier)
     with np.errstate(all="ignore"):
         launched.run(cooperative)
 
@@ -86,13 +89,13 @@ class Launch:
 
     def __init__(
         self, program: Program, translation: Translation, grid: Point, block: Point, cluster: Point, dynamic_shared: int,
-        parameters: bytes, reports: list[Report] | None, max_steps: int,
+        parameters: bytes, reports: list[Report] | None, max_steps: int, earlier: Earlier | None,
     ) -> None:  # fmt: skip
         self.program, self.translation = program, translation
         self.memory = program.memory
         self.grid, self.block, self.cluster = grid, block, cluster
         self.dynamic_shared = dynamic_shared
-        self.reports, self.max_steps = reports, max_steps
+        self.reports, self.max_steps, self.earlier = reports, max_steps, earlier
         self.parameters = np.frombuffer(parameters.ljust(len(parameters) + 16, b"\0"), np.uint8)
         self.parameter_bytes = len(parameters)
         self.cooperative = False
@@ -110,7 +113,10 @@ class Launch:
         per = len(order) if cooperative else max(1, per // in_cluster) * in_cluster
         try:
             for first in range(0, len(order), per):
-                Batch(self, order[first : first + per], shared).run()
+                batch = Batch(self, order[first : first + per], shared)
+                batch.run()
+            if self.earlier is not None:
+                self.earlier.finish(batch.everyone, len(translation.instructions) - 1)
         finally:
             self.memory.settle(self.touched)
 
@@ -162,6 +168,8 @@ class Batch:
             self.races = Races(self.blocks // self.cluster_size, grouped, self.shared.size, self.translation.granule)
         self.copies: Any = None  # asynchronous copies, made on first use
         self.barriers: Any = None  # mbarriers, made on first use
+        self.earlier = launched.earlier
+        self.waited = np.zeros(self.count if self.earlier is not None else 0, bool)  # griddepcontrol.wait
         self.aside = False  # a thread asked for others to go first
         self.waiting_at: int | None = None  # the instruction at which it waits in vain
         self.progress = 0  # counts events that a waiting thread may be waiting for

@@ -30,6 +30,7 @@ class Kind(StrEnum):
     TRAP = "trap"
     ASSERTION = "assertion"
     INVALID_BARRIER = "invalid-barrier"
+    EARLY_ACCESS = "early-access"
 
 
 # The CUresult with which a driver answers; what the hardware does not notice (races ...) counts as a failed launch.
@@ -44,7 +45,7 @@ CUDA_ERRORS = {
 LAUNCH_FAILED = 719
 
 # A kernel can run on after these, as it would on hardware.
-SOFT = frozenset({Kind.NEVER_WRITTEN, Kind.UNWAITED_COPY, Kind.SHARED_RACE})
+SOFT = frozenset({Kind.NEVER_WRITTEN, Kind.UNWAITED_COPY, Kind.SHARED_RACE, Kind.EARLY_ACCESS})
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ NAMESPACE: dict[str, Any] = {"np": np, **dtypes.SCALARS}
 def _fill() -> None:
     """Import every section, and gather the functions that generated code calls."""
     called = [f"semantics.{name}" for name in ("integers", "floats", "fused", "conversions", "packed")]
-    for name in [*called, "access", "atomics", "bulk", "copies", "lanes", "matrices", "mbarriers", "runtime"]:
+    for name in [*called, "access", "atomics", "bulk", "copies", "earlier", "lanes", "matrices", "mbarriers", "runtime"]:
         module = importlib.import_module(f"turnout_cudasim.{name}")
         NAMESPACE.update((function, getattr(module, function)) for function in module.__all__)
     for section in SECTIONS:

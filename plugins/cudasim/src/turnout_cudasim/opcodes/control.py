@@ -86,7 +86,7 @@ KEPT = "(~L2::evict_last|~L2::evict_normal|~L2::evict_first|~L2::evict_unchanged
 @opcode(
     "membar(~cta|~gl|~sys)", "fence[~sc|~acq_rel|~acquire|~release](~cta|~cluster|~gpu|~sys)", "fence.mbarrier_init.release.cluster",
     "fence(~acquire|~release).sync_restrict(~shared::cta|~shared::cluster).cluster",
-    "griddepcontrol(~launch_dependents|~wait)", "setmaxnreg(~inc|~dec).sync.aligned.u32", "pmevent[~mask]",
+    "setmaxnreg(~inc|~dec).sync.aligned.u32", "pmevent[~mask]",
     "discard[~global].L2", "applypriority[~global].L2::evict_normal",
     f"prefetch[~global|~local]{LEVELS}", "prefetch[~const|~param].tensormap", "prefetchu.L1",
     f"createpolicy.fractional{KEPT}[~L2::evict_first|~L2::evict_unchanged].b64",
@@ -96,6 +96,13 @@ def hint(e: Emitter, i: Instruction) -> None:
     """Ordering and hints: memory is in order here, one launch ends before the next begins, caches do not exist."""
     if i.name == "createpolicy":
         e.write(i.operands[0], e.constant(0, "u8"), "b64")
+
+
+@opcode("griddepcontrol(~launch_dependents|~wait)", effect=True)
+def earlier_kernels(e: Emitter, i: Instruction) -> None:
+    """Kernels run one after the other here, so nothing waits; what a kernel behind a programmatic edge touches before is reported."""
+    if i.has("wait"):
+        e.do("await_earlier(t)")
 
 
 @opcode("nanosleep.u32", effect=True)
