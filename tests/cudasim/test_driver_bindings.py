@@ -73,7 +73,7 @@ def test_images_that_are_not_ptx_say_so(rig, capfd):
     assert "the simulator runs PTX" in capfd.readouterr().err
     assert driver.cuModuleLoadData(b"int main() {}\0")[0] == CUresult.CUDA_ERROR_INVALID_IMAGE
     assert "no PTX" in capfd.readouterr().err
-    assert driver.cuModuleLoadData(ptx(KERNEL, "compute_100"))[0] == CUresult.CUDA_ERROR_NO_BINARY_FOR_GPU
+    assert driver.cuModuleLoadData(ptx(KERNEL, "compute_100"))[0] == CUresult.CUDA_ERROR_INVALID_PTX
     assert "TURNOUT_CUDASIM_ARCH" in capfd.readouterr().err
 
 

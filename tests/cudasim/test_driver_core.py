@@ -13,7 +13,6 @@ from cuda.core import (
     LaunchConfig,
     LegacyPinnedMemoryResource,
     ManagedMemoryResource,
-    PinnedMemoryResource,
     Stream,
     StreamOptions,
     launch,
@@ -188,7 +187,7 @@ def test_memory_pools_count_what_they_gave(rig):
     assert pool.attributes.used_mem_high >= 3000
 
 
-@pytest.mark.parametrize("resource", [LegacyPinnedMemoryResource, PinnedMemoryResource, ManagedMemoryResource])
+@pytest.mark.parametrize("resource", [LegacyPinnedMemoryResource, ManagedMemoryResource])
 def test_pinned_and_managed_memory_are_the_hosts_too(rig, resource):
     twice = rig.compile(SAXPY, "twice")
     buffer = resource().allocate(128, stream=rig.stream)

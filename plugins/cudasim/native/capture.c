@@ -65,12 +65,25 @@ CUresult capture_forbids_unsafe_call(void) {
     return result;
 }
 
+CUresult capture_forbids_waiting_for_all(void) {
+    for (struct capture *capture = running; capture; capture = capture->next) capture->invalidated = true;
+    return running ? CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED : CUDA_SUCCESS;
+}
+
+CUresult capture_failed(CUstream stream, CUresult error) {
+    if (stream && stream->capture) stream->capture->invalidated = true;
+    return error;
+}
+
 CUresult capture_forbids(CUstream stream) {
-    if (stream->capture) {
-        stream->capture->invalidated = true;
-        return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+    if (stream->capture) return capture_failed(stream, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
+    if (!blocking_captures || stream != stream_of(NULL)) return CUDA_SUCCESS;
+    for (struct capture *capture = running; capture; capture = capture->next) {
+        for (size_t i = 0; i < capture->count; i++) {
+            if (capture->streams[i] && !(capture->streams[i]->flags & CU_STREAM_NON_BLOCKING)) capture->invalidated = true;
+        }
     }
-    return blocking_captures && stream == stream_of(NULL) ? CUDA_ERROR_STREAM_CAPTURE_IMPLICIT : CUDA_SUCCESS;
+    return CUDA_ERROR_STREAM_CAPTURE_IMPLICIT;
 }
 
 /* Programmatic stream serialization, captured: the edges from kernels become programmatic ones, if there is nothing else to wait for. */
@@ -110,6 +123,14 @@ static struct capture *find_capture(uint64_t id) {
     return capture;
 }
 
+CUresult capture_forbids_query(CUevent event) {
+    if (!event->capture_id) return CUDA_SUCCESS;
+    struct capture *capture = find_capture(event->capture_id);
+    REQUIRE(capture, CUDA_ERROR_INVALID_VALUE);
+    capture->invalidated = true;
+    return CUDA_ERROR_CAPTURED_EVENT;
+}
+
 CUresult capture_wait(CUstream stream, CUevent event) {
     struct capture *capture = event->capture_id ? find_capture(event->capture_id) : NULL;
     if (!event->capture_id) { /* work outside of the capture cannot be waited for inside it */
@@ -117,7 +138,7 @@ CUresult capture_wait(CUstream stream, CUevent event) {
         stream->capture->invalidated = true;
         return CUDA_ERROR_STREAM_CAPTURE_ISOLATION;
     }
-    REQUIRE(capture, CUDA_ERROR_CAPTURED_EVENT);
+    REQUIRE(capture, CUDA_ERROR_INVALID_VALUE);
     REQUIRE(stream != stream_of(NULL), CUDA_ERROR_STREAM_CAPTURE_IMPLICIT);
     if (stream->capture && stream->capture != capture) {
         stream->capture->invalidated = capture->invalidated = true;

@@ -19,10 +19,15 @@ EXPORT void cudasim_configure(const struct settings *given) { settings = *given;
 EXPORT void cudasim_set_hooks(const struct hooks *given) { hooks = given ? *given : (struct hooks){0}; }
 EXPORT void cudasim_clear_error(void) { primary.error = CUDA_SUCCESS; }
 
-CUresult enter(void) {
+CUresult enter_without_device(void) {
     REQUIRE(initialised, CUDA_ERROR_NOT_INITIALIZED);
     REQUIRE(!inside_host_function, CUDA_ERROR_NOT_PERMITTED);
     REQUIRE(depth && stack[depth - 1], CUDA_ERROR_INVALID_CONTEXT);
+    return CUDA_SUCCESS;
+}
+
+CUresult enter(void) {
+    TRY(enter_without_device());
     return primary.error;
 }
 
@@ -282,7 +287,7 @@ API cuCtxGetFlags(unsigned *flags) {
 
 API cuCtxSynchronize(void) {
     TRY(enter());
-    return capture_forbids_unsafe_call();
+    return capture_forbids_waiting_for_all();
 }
 API cuCtxSynchronize_v2(CUcontext context) {
     REQUIRE(!context || context == &primary, CUDA_ERROR_INVALID_CONTEXT);

@@ -55,12 +55,15 @@ void nodes_clear(struct nodes *nodes) {
     *nodes = (struct nodes){0};
 }
 
-/* A programmatic edge lets a kernel start once the kernel before it allows that (or has been launched), and leads from nothing else to nothing else. */
+/* A programmatic edge lets a kernel start once the kernel before it allows that, or has been launched; it leads from kernels to kernels. What is no
+ * kernel may follow a launch, too. */
 static bool edge_fits(CUgraphNode from, int kind, CUgraphEdgeData edge) {
-    bool early = edge.from_port == CU_GRAPH_KERNEL_NODE_PORT_PROGRAMMATIC || edge.from_port == CU_GRAPH_KERNEL_NODE_PORT_LAUNCH_ORDER;
-    CUgraphEdgeData programmatic = {.from_port = early ? edge.from_port : 0, .type = CU_GRAPH_DEPENDENCY_TYPE_PROGRAMMATIC};
-    bool kernels = from->operation.kind == CU_GRAPH_NODE_TYPE_KERNEL && kind == CU_GRAPH_NODE_TYPE_KERNEL;
-    return same_edge(edge, plain) || (early && kernels && same_edge(edge, programmatic));
+    CUgraphEdgeData at_trigger = {.from_port = CU_GRAPH_KERNEL_NODE_PORT_PROGRAMMATIC, .type = CU_GRAPH_DEPENDENCY_TYPE_PROGRAMMATIC};
+    CUgraphEdgeData at_launch = {.from_port = CU_GRAPH_KERNEL_NODE_PORT_LAUNCH_ORDER, .type = edge.type};
+    if (same_edge(edge, plain)) return true;
+    if (from->operation.kind != CU_GRAPH_NODE_TYPE_KERNEL || edge.type > CU_GRAPH_DEPENDENCY_TYPE_PROGRAMMATIC) return false;
+    bool fits = kind == CU_GRAPH_NODE_TYPE_KERNEL || edge.type == CU_GRAPH_DEPENDENCY_TYPE_DEFAULT;
+    return fits && (same_edge(edge, at_trigger) || same_edge(edge, at_launch));
 }
 
 /* What a node owns: a copy of its parameters, of its child graph, and a share of its allocation. */
@@ -290,7 +293,7 @@ CUresult run_graph(CUgraph graph) {
 }
 
 API cuGraphCreate(CUgraph *graph, unsigned flags) {
-    TRY(enter());
+    TRY(enter_without_device());
     REQUIRE(graph && flags == 0, CUDA_ERROR_INVALID_VALUE);
     return graph_new(graph);
 }
@@ -567,11 +570,10 @@ API cuGraphAddDependencies_v2(CUgraph graph, const CUgraphNode *from, const CUgr
 }
 
 API cuGraphRemoveDependencies_v2(CUgraph graph, const CUgraphNode *from, const CUgraphNode *to, const CUgraphEdgeData *edges, size_t count) {
+    (void)edges; /* a driver looks at the nodes alone */
     REQUIRE(handle_is(graph, GRAPH), CUDA_ERROR_INVALID_VALUE);
     for (size_t i = 0; i < count; i++) {
-        REQUIRE(handle_is(from[i], NODE) && handle_is(to[i], NODE), CUDA_ERROR_INVALID_VALUE);
-        size_t at = find(&to[i]->before, from[i]);
-        REQUIRE(at < to[i]->before.count && same_edge(to[i]->before.edges[at], edge_at(edges, i)), CUDA_ERROR_INVALID_VALUE);
+        REQUIRE(handle_is(from[i], NODE) && handle_is(to[i], NODE) && contains(&to[i]->before, from[i]), CUDA_ERROR_INVALID_VALUE);
         drop(&to[i]->before, from[i]);
     }
     return CUDA_SUCCESS;
@@ -695,7 +697,7 @@ static CUresult change(CUgraphNode node, CUresult made, struct operation *operat
 }
 
 static CUgraphNode node_of(CUgraphExec exec, CUgraphNode original) {
-    if (!handle_is(exec, EXEC)) return NULL;
+    if (!handle_is(exec, EXEC) || !handle_is(original, NODE)) return NULL; /* it is gone with its graph */
     for (size_t i = 0; i < exec->graph->nodes.count; i++) {
         if (exec->graph->nodes.items[i]->origin == original) return exec->graph->nodes.items[i];
     }
@@ -973,12 +975,14 @@ API cuGraphDebugDotPrint(CUgraph graph, const char *path, unsigned flags) {
     fprintf(file, "digraph dot {\nsubgraph cluster_0 {\nlabel=\"graph_0\" graph[style=\"dashed\"];\n");
     for (size_t i = 0; i < graph->nodes.count; i++) {
         CUgraphNode node = graph->nodes.items[i];
+        const struct fill *fill = node->operation.kind == CU_GRAPH_NODE_TYPE_MEMSET ? &node->operation.fill : NULL;
         bool kernel = node->operation.kind == CU_GRAPH_NODE_TYPE_KERNEL;
         node->place = i;
-        fprintf(file, "\"graph_0_node_%zu\"[style=\"%s\" shape=\"%s\" label=\"%zu\n%s\n\"];\n", i, kernel ? "bold" : "solid",
-                kernel ? "octagon" : "rectangle", i, kernel ? node->operation.call.kernel->name : kinds[node->operation.kind]);
+        fprintf(file, "\"graph_0_node_%zu\"[style=\"%s\" shape=\"%slabel=\"%zu\n%s\n", i, kernel ? "bold" : "solid",
+                kernel ? "octagon\" " : fill ? "invtrapezium\"" : "rectangle\" ", i, kernel ? node->operation.call.kernel->name : kinds[node->operation.kind]);
+        if (fill) fprintf(file, "(%u,%zu)\n", fill->value, fill->width * fill->element * fill->height);
+        fprintf(file, "\"];\n\n");
     }
-    fprintf(file, "\n");
     for (size_t i = 0; i < graph->nodes.count; i++) {
         const struct nodes *before = &graph->nodes.items[i]->before;
         for (size_t j = 0; j < before->count; j++) fprintf(file, "\"graph_0_node_%zu\" -> \"graph_0_node_%zu\";\n", before->items[j]->place, i);

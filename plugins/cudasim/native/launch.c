@@ -108,7 +108,8 @@ static CUresult launch(const CUDA_KERNEL_NODE_PARAMS_v2 *params, const CUlaunchA
     struct operation operation = {.kind = CU_GRAPH_NODE_TYPE_KERNEL};
     TRY(enter());
     TRY(call_from_params(params, attributes, count, &operation.call));
-    TRY(check_call(&operation.call));
+    CUresult checked = check_call(&operation.call);
+    if (checked != CUDA_SUCCESS) return capture_failed(stream_of(stream), checked);
     _Alignas(16) char buffer[operation.call.kernel->parameter_bytes + 16];
     memset(buffer, 0, sizeof buffer);
     TRY(pack(operation.call.kernel, params->kernelParams, params->extra, buffer));

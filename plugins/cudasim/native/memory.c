@@ -12,10 +12,11 @@
 
 #define ALIGNMENT ((size_t)512)
 #define GAP ((size_t)512)
+#define UNREACHABLE 2 /* for kernels: what the hook `allocated` is told of the host's own pools */
 #define FIXED_BASE ((void *)(1ull << 40)) /* the same addresses in every run, where the system lets us */
 
 struct pool_state { size_t used, high; uint64_t attributes[16]; };
-struct CUmemPoolHandle_st { struct header header; bool host, managed; CUmemPoolProps props; struct pool_state state; };
+struct CUmemPoolHandle_st { struct header header; bool host, managed, reachable; CUmemPoolProps props; struct pool_state state; };
 
 struct block {
     CUdeviceptr address;
@@ -163,7 +164,8 @@ void release(CUdeviceptr address) {
 static CUresult allocate(size_t size, struct block block, CUdeviceptr *address) {
     block.usable = true;
     TRY(place(size, block, address));
-    if (hooks.allocated) hooks.allocated(*address, size, block.host); /* the host writes its own memory unseen */
+    bool reachable = !block.pool || block.managed || block.pool->reachable;
+    if (hooks.allocated) hooks.allocated(*address, size, !reachable ? UNREACHABLE : block.host); /* the host writes its own memory unseen */
     return CUDA_SUCCESS;
 }
 
@@ -274,10 +276,7 @@ static CUresult copy_linear(CUdeviceptr to, CUdeviceptr from, size_t size, CUstr
                                               .copy = {.to = to, .from = from, .width = size, .height = 1, .depth = 1}});
 }
 
-static CUresult copy_now(CUdeviceptr to, CUdeviceptr from, size_t size) {
-    TRY(capture_forbids_unsafe_call());
-    return copy_linear(to, from, size, NULL);
-}
+static CUresult copy_now(CUdeviceptr to, CUdeviceptr from, size_t size) { return copy_linear(to, from, size, NULL); }
 
 #define ADDRESS(pointer) ((CUdeviceptr)(uintptr_t)(pointer))
 API cuMemcpy(CUdeviceptr to, CUdeviceptr from, size_t size) { return copy_now(to, from, size); }
@@ -408,8 +407,11 @@ static CUresult free_now(CUdeviceptr address) {
     REQUIRE(!inside_host_function, CUDA_ERROR_NOT_PERMITTED);
     return address ? end_use(address, false) : CUDA_SUCCESS; /* freeing works after an error too */
 }
-API cuMemFree_v2(CUdeviceptr address) { return free_now(address); }
-API cuMemFreeHost(void *pointer) { return free_now(ADDRESS(pointer)); }
+API cuMemFree_v2(CUdeviceptr address) {
+    TRY(capture_forbids_unsafe_call());
+    return free_now(address);
+}
+API cuMemFreeHost(void *pointer) { return cuMemFree_v2(ADDRESS(pointer)); }
 
 API cuMemHostGetDevicePointer_v2(CUdeviceptr *address, void *pointer, unsigned flags) {
     REQUIRE(address && flags == 0, CUDA_ERROR_INVALID_VALUE);
@@ -472,6 +474,7 @@ static CUresult pool_new(CUmemoryPool *pool, const CUmemPoolProps *props) {
     made->props.maxSize = round_up(props->maxSize, POOL_GRANULARITY);
     made->managed = props->allocType == CU_MEM_ALLOCATION_TYPE_MANAGED;
     made->host = made->managed || props->location.type != CU_MEM_LOCATION_TYPE_DEVICE;
+    made->reachable = !made->host; /* the host's pools are, once cuMemPoolSetAccess says so */
     made->state.attributes[1] = made->state.attributes[2] = made->state.attributes[3] = 1; /* reuse is allowed in every way */
     *pool = made;
     return CUDA_SUCCESS;
@@ -559,14 +562,19 @@ API cuMemPoolSetAttribute(CUmemoryPool pool, CUmemPool_attribute attribute, void
 
 API cuMemPoolSetAccess(CUmemoryPool pool, const CUmemAccessDesc *access, size_t count) {
     REQUIRE(handle_is(pool, POOL) && (access || !count), CUDA_ERROR_INVALID_VALUE);
-    for (size_t i = 0; i < count; i++) { /* everything here can reach every pool; nothing else exists */
-        REQUIRE(access[i].location.type != CU_MEM_LOCATION_TYPE_DEVICE || access[i].location.id == 0, CUDA_ERROR_INVALID_DEVICE);
+    for (size_t i = 0; i < count; i++) {
+        if (access[i].location.type != CU_MEM_LOCATION_TYPE_DEVICE) continue;
+        REQUIRE(access[i].location.id == 0, CUDA_ERROR_INVALID_DEVICE);
+        pool->reachable = access[i].flags != 0;
+    }
+    for (size_t i = 0; i < block_count; i++) { /* what it gave out before can be reached from now on */
+        if (blocks[i].pool == pool && pool->reachable && hooks.allocated) hooks.allocated(blocks[i].address, blocks[i].size, true);
     }
     return CUDA_SUCCESS;
 }
 API cuMemPoolGetAccess(CUmemAccess_flags *flags, CUmemoryPool pool, CUmemLocation *location) {
     REQUIRE(handle_is(pool, POOL) && flags && location, CUDA_ERROR_INVALID_VALUE);
-    *flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
+    *flags = location->type != CU_MEM_LOCATION_TYPE_DEVICE || pool->reachable ? CU_MEM_ACCESS_FLAGS_PROT_READWRITE : 0;
     return CUDA_SUCCESS;
 }
 API cuMemPoolTrimTo(CUmemoryPool pool, size_t keep) {
@@ -587,6 +595,7 @@ API cuMemAllocFromPoolAsync(CUdeviceptr *address, size_t size, CUmemoryPool pool
         if (result == CUDA_SUCCESS) *address = operation.allocate.address;
         return result;
     }
+    TRY(capture_forbids_unsafe_call());
     REQUIRE(!pool->props.maxSize || pool->state.used + size <= pool->props.maxSize, CUDA_ERROR_OUT_OF_MEMORY);
     return allocate(size, (struct block){.pool = pool, .host = pool->host, .managed = pool->managed}, address);
 }

@@ -72,6 +72,7 @@ struct CUctx_st { CUresult error; unsigned retained, flags; };
 extern struct CUctx_st primary;
 
 CUresult enter(void); /* initialised, a context current, no error pending in it, not inside a host function */
+CUresult enter_without_device(void); /* the same for what an error of the device does not hinder */
 CUresult refuse(const char *why); /* says why on the terminal, returns CUDA_ERROR_NOT_SUPPORTED */
 CUresult fail(CUresult error); /* makes an error of the device sticky in the context, as a GPU does */
 extern __thread bool inside_host_function;
@@ -141,6 +142,9 @@ void record_now(CUevent event);
 CUresult capture_operation(CUstream stream, const struct operation *operation);
 CUresult capture_forbids(CUstream stream); /* synchronising a stream, or an operation on it that would implicitly join a capture */
 CUresult capture_forbids_unsafe_call(void);
+CUresult capture_forbids_waiting_for_all(void);
+CUresult capture_failed(CUstream stream, CUresult error); /* a wrong call on a capturing stream ends the capture; returns the error */
+CUresult capture_forbids_query(CUevent event);
 void capture_drop(CUstream stream); /* the stream goes away */
 CUresult capture_record(CUstream stream, CUevent event);
 CUresult capture_wait(CUstream stream, CUevent event);

@@ -64,7 +64,8 @@ static CUresult done(CUstream given) {
     TRY(enter());
     CUstream stream = stream_of(given);
     REQUIRE(stream, CUDA_ERROR_INVALID_HANDLE);
-    return capture_forbids(stream);
+    TRY(capture_forbids(stream));
+    return capture_forbids_unsafe_call();
 }
 API cuStreamSynchronize(CUstream stream) { return done(stream); }
 API cuStreamQuery(CUstream stream) { return done(stream); }
@@ -166,10 +167,13 @@ API cuStreamWaitEvent(CUstream given, CUevent event, unsigned flags) {
 static CUresult happened(CUevent event) {
     TRY(enter());
     REQUIRE(handle_is(event, EVENT), CUDA_ERROR_INVALID_HANDLE);
-    return event->capture_id ? CUDA_ERROR_CAPTURED_EVENT : CUDA_SUCCESS;
+    return capture_forbids_query(event);
 }
-API cuEventSynchronize(CUevent event) { return happened(event); }
-API cuEventQuery(CUevent event) { return happened(event); }
+API cuEventSynchronize(CUevent event) {
+    TRY(happened(event));
+    return capture_forbids_unsafe_call();
+}
+API cuEventQuery(CUevent event) { return cuEventSynchronize(event); }
 
 API cuEventElapsedTime_v2(float *milliseconds, CUevent start, CUevent end) {
     TRY(happened(start));

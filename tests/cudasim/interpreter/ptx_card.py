@@ -154,7 +154,9 @@ def header_options() -> tuple[str, ...]:
         return (bundled,)
     from cuda.pathfinder import find_nvidia_header_directory
 
-    folder = find_nvidia_header_directory("cudart") or "/usr/local/cuda/include"
+    folders = [find_nvidia_header_directory("cudart"), f"{os.environ.get('CUDA_HOME', '/usr/local/cuda')}/include"]
+    folder = next((f for f in folders if f and Path(f, "crt/mma.h").exists()), None)  # some packages lack that one
+    assert folder is not None, "no CUDA toolkit's headers are here: set CUDA_HOME"
     return f"--include-path={folder}", f"--include-path={folder}/cccl"
 
 

@@ -92,7 +92,7 @@ def _near(t: Threads, space: str, at: Address, offset: int, size: int, total: in
     written = False
     if space == "global":
         owner, start, limit = batch.owner, batch.memory.base, 0
-        if owner is None or owner.freed or low < owner.address or high + total > owner.end:
+        if owner is None or owner.closed or low < owner.address or high + total > owner.end:
             return None
         written = owner.written
     else:
@@ -212,9 +212,9 @@ def locate(t: Threads, space: str, address: Any, size: int, site: int) -> tuple[
     batch = t.batch
     if space == "global":
         owner = batch.owner
-        if owner is None or owner.freed or low < owner.address or high + size > owner.end:
+        if owner is None or owner.closed or low < owner.address or high + size > owner.end:
             owner = batch.memory.allocation(low)
-            if owner is None or owner.freed or high + size > owner.end:
+            if owner is None or owner.closed or high + size > owner.end:
                 _check_each(t, address, size, site)
             batch.owner = owner
         return "global", address - batch.memory.base
@@ -313,10 +313,10 @@ def _check_each(t: Threads, address: Any, size: int, site: int) -> None:
         at = int(unknown.argmax())
         here = int(addresses[at])
         owner = memory.allocation(here)
-        if owner is None or owner.freed or here + size > owner.end:
+        if owner is None or owner.closed or here + size > owner.end:
             kind = Kind.USE_AFTER_FREE if owner is not None and owner.freed else Kind.OUT_OF_BOUNDS
-            where = memory.describe(here if owner is None or owner.freed else owner.end)
-            if owner is not None and not owner.freed:
+            where = memory.describe(here if owner is None or owner.closed else owner.end)
+            if owner is not None and not owner.closed:
                 where = f"across the end of {owner.name}"
             t.fault(kind, site, f"{_verb(t, site)} {size} bytes {where}", at)
             return

@@ -25,8 +25,10 @@ from .report import KernelFault, LaunchError, NotModelled, ParseError, Report, S
 from .tensormap import encode
 
 # CUresult, where this side chooses one.
-INVALID_VALUE, OUT_OF_MEMORY, INVALID_IMAGE, NO_BINARY_FOR_GPU, INVALID_PTX, NOT_SUPPORTED = 1, 2, 200, 209, 218, 801
-IS_PTX = re.compile(r"\s*(?://[^\n]*\n\s*|/\*.*?\*/\s*)*\.version\b", re.DOTALL)  # all else is an image of another kind
+INVALID_VALUE, OUT_OF_MEMORY, INVALID_IMAGE, INVALID_PTX, UNSUPPORTED_PTX_VERSION, NOT_SUPPORTED = 1, 2, 200, 218, 222, 801
+UNREACHABLE = 2  # what the hook `allocated` is told of memory that kernels cannot reach
+NEWEST_PTX = 9
+IS_PTX = re.compile(r"\s*(?://[^\n]*\n\s*|/\*.*?\*/\s*)*\.version\s+(\d+)", re.DOTALL)  # all else is an image of another kind
 
 
 class Launch(Structure):
@@ -165,8 +167,10 @@ class Bridge:
 
         try:
             text = ctypes.string_at(image, size).decode()
-            if not IS_PTX.match(text):
+            if not (found := IS_PTX.match(text)):
                 return fail(INVALID_IMAGE, "this is no PTX, and the simulator runs nothing else: no .version stands first")
+            if int(found[1]) > NEWEST_PTX:
+                return fail(UNSUPPORTED_PTX_VERSION, f"this is PTX {found[1]}; the simulator reads PTX up to {NEWEST_PTX}")
             program = load(text, self.memory)
         except ParseError as error:
             return fail(INVALID_PTX, f"this is no PTX that the simulator can read: {error}")
@@ -178,7 +182,7 @@ class Bridge:
         if not runs_on(target, self.architecture):
             program.unload()
             here = f"sm_{self.architecture.name} (TURNOUT_CUDASIM_ARCH)"
-            return fail(NO_BINARY_FOR_GPU, f"PTX for {target} does not run on the simulated {here}")
+            return fail(INVALID_PTX, f"PTX for {target} does not run on the simulated {here}")
         self.programs[library] = program
         for kernel in program.module.kernels.values():
             self.add_kernel(library, kernel)
@@ -255,7 +259,11 @@ class Bridge:
         return Earlier(self.traces, what.kernel.decode(), what.first, what.number, what.pending[: what.pending_count])
 
     def allocated(self, address: int, size: int, written: int) -> None:
-        self.memory.adopt(address, size, written=bool(written))
+        known = self.memory.allocation(address)
+        if known is not None and known.closed and not known.freed:
+            known.closed = False  # its pool has been opened to the device
+        else:
+            self.memory.adopt(address, size, written=bool(written), closed=written == UNREACHABLE)
 
     def freed(self, address: int) -> None:
         Memory.free(self.memory, address)  # the library knows already

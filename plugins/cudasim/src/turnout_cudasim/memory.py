@@ -24,13 +24,14 @@ LOWEST_BASE = 1 << 38
 
 @dataclass(slots=True)
 class Allocation:
-    """A range of device memory. `written`: every byte holds a value, so its reads need no check."""
+    """A range of device memory, or of the host's that CUDA gave out. `written`: every byte holds a value, so its reads need no check."""
 
     address: int
     size: int
     label: str = ""
     written: bool = False
     freed: bool = False
+    closed: bool = False  # to kernels: it was freed, or is the host's alone
 
     @property
     def end(self) -> int:
@@ -78,8 +79,8 @@ class Memory:
         self.adopt(address, size, written=written, label=label)
         return address
 
-    def adopt(self, address: int, size: int, *, written: bool = False, label: str = "") -> None:
-        """Note an allocation that somebody else made inside the arena."""
+    def adopt(self, address: int, size: int, *, written: bool = False, label: str = "", closed: bool = False) -> None:
+        """Note an allocation that somebody else made inside the arena; `closed`: kernels may not touch it."""
         self._range(address, size)
         for old in self._overlapping(address, size):
             if not old.freed:
@@ -89,7 +90,7 @@ class Memory:
         if used > 0:  # above that nothing was ever written: leave the pages alone
             self.written[address - self.base : address - self.base + used] = 0
         self._highest = max(self._highest, address + size)
-        self._allocations[address] = Allocation(address, size, label, written)
+        self._allocations[address] = Allocation(address, size, label, written, closed=closed)
         insort(self._starts, address)
 
     def free(self, address: int) -> None:
@@ -97,7 +98,7 @@ class Memory:
         found = self._allocations.get(address)
         if found is None or found.freed:
             raise ValueError(f"{address:#x} is not the start of a live allocation; it lies {self.describe(address)}")
-        found.freed = True
+        found.freed = found.closed = True
         self._quarantine.append(found)
         self._quarantined += found.size
         while self._quarantined > QUARANTINE:
@@ -118,7 +119,8 @@ class Memory:
         if before is None:
             return f"at {address:#x}, before every allocation"
         if address < before.end:
-            return f"{address - before.address} bytes into {before.name}" + (", which was freed" if before.freed else "")
+            why = ", which was freed" if before.freed else ", to whose pool the device has no access" if before.closed else ""
+            return f"{address - before.address} bytes into {before.name}{why}"
         after = bisect_right(self._starts, address)
         if after < len(self._starts) and self._starts[after] - address < address - before.end:
             following = self._allocations[self._starts[after]]
