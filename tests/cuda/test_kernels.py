@@ -78,7 +78,7 @@ def test_products_go_through_wgmma_on_hopper(name: str) -> None:
     model = open_source(WIDE[name]).model()
     (launch,) = launches(model, inputs, arch="sm_90a").values()
     took = usage(launch.source, Target("sm_90a"))
-    assert took.registers <= 128  # two warpgroups of accumulators, and no spills
+    assert took.registers <= 168  # three warpgroups fit, and take from each other
     assert took.spilled == 0
     assert not took.warnings  # that products wait for each other, above all
     became = features(make(launch.source, Target("sm_90a")))

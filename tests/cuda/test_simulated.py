@@ -387,6 +387,25 @@ def test_products_of_halves_through_wgmma() -> None:
     assert said.count("_wide_") == 5
 
 
+def test_products_of_halves_in_tiles_of_256() -> None:
+    said = run("""
+        from turnout_cuda import products
+        products.MULTIPROCESSORS = 1  # of which two tiles of 128 take twice the time
+        rng = np.random.default_rng(0)
+        for m, k, n in ((136, 328, 400), (64, 64, 200)):
+            x, w = rng.standard_normal((m, k)).astype("e"), rng.standard_normal((k, n)).astype("e")
+            wanted = x.astype("d") @ w.astype("d")
+            for body, right in (("MatMul(x, w)", w), ("Gemm<transB = 1>(x, w)", w.T.copy())):
+                a, b = right.shape
+                loaded = turnout.load(model(f"g (float16[{m},{k}] x, float16[{a},{b}] w) => (float16[{m},{n}] y) {{ y = {body} }}"), device="cuda")
+                assert np.abs(loaded.run(x=x, w=right)["y"].astype("d") - wanted).max() < 1e-3 * np.abs(wanted).max()
+                print([(step.entry, step.grid) for plan in executable(loaded)._plans.values() for step in plan.segment.steps])
+    """)
+    assert said.count("_wide_") == 4
+    assert said.count("(4, 1, 1)") == 2
+    assert said.count("(1, 1, 1)") == 2
+
+
 def test_large_arrays_cross_in_pieces_and_are_the_callers_at_once() -> None:
     run("""
         from turnout_cuda.staging import Staging

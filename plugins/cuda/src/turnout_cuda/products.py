@@ -9,12 +9,13 @@ from typing import Any
 from turnout_cuda.array import Array
 from turnout_cuda.call import Call
 from turnout_cuda.element import Element
+from turnout_cuda.hopper import MULTIPROCESSORS, wgmma
 from turnout_cuda.source import file
 
 __all__ = ["product", "sum_of"]
 
 _TILE, _WIDE, _STAGES = 64, 128, 4
-"""Rows and columns of a block's tile, the same for wgmma, and the slices that are under way there."""
+"""Rows and columns of a block's tile; rows of one for wgmma, and the slices that are under way there."""
 
 
 def sum_of(element: Element) -> str:
@@ -38,7 +39,7 @@ def product(
     along: tuple[bool, bool] = (True, False),
     sums: str = "",
     halves: str = "",
-    plain: tuple[str, str, bool] | None = None,
+    plain: tuple[str, str, bool, str] | None = None,
     name: str = "",
     **given: Any,
 ) -> Array:
@@ -46,8 +47,9 @@ def product(
 
     left, right: C++ for the element at m, k and at k, n, which lie inside. store: statements for the sum a at m, n.
     halves: the type of both operands in C++, where tensor cores may take it. plain: where both are matrices that lie densely from a place
-    on, C++ for these two places, and whether the right one is stored N by K. before: statements for batch z, once a block. along: whether
-    neighbours of the operand in memory lie along k. given: arrays and numbers.
+    on, and so does the result for each z: C++ for these two places, whether the right one is stored N by K, and C++ for what becomes of
+    the sum a at m, n. before: statements for batch z, once a block. along: whether neighbours of the operand in memory lie along k.
+    given: arrays and numbers.
     """
     m, n, k = sizes
     if not y.size or not batch:
@@ -69,12 +71,14 @@ def product(
     arguments += [("double" if isinstance(value, float) else index, value) for value in numbers.values()]
     sums = sums or sum_of(y.element)
     tensor = halves in ("f16", "bf16") and sums == "float"
-    wide = plain is not None and tensor and _is_wide(call, sizes, plain[2])
+    wide, width = plain is not None and tensor and _is_wide(call, sizes, plain[2]), 0
     head = f"#define HALVES {int(tensor)}\ntypedef {index} index; typedef {sums} A; typedef {y.element.c} Y; typedef {halves or sums} H;"
     if plain is not None and wide:
-        head += f"\n#define STAGES {_STAGES}\n#define TURNED {int(plain[2])}"
+        width = _width(m, n, batch)
+        facts = {"STAGES": _STAGES, "WIDTH": width, "TURNED": int(plain[2]), "VALUE": plain[3], **wgmma(width, halves, turned=plain[2])}
+        head += "".join(f"\n#define {name} {value}" for name, value in facts.items())
         left, right = plain[:2]
-    kernel = file("wide_gemm.cu") if wide else file("fragments.cuh") + file("gemm.cu")
+    kernel = file("hopper.cuh") + file("wide_gemm.cu") if wide else file("fragments.cuh") + file("gemm.cu")
     text = f"{head}\n{functions}\n{kernel}"
     filled = {
         "LEFT_ALONG_K": str(int(along[0])),
@@ -87,12 +91,22 @@ def product(
     }
     for key, value in filled.items():
         text = _word(key, value, text)
-    tile, shared = (_WIDE, _STAGES * 4 * _WIDE * 64 + 1024) if wide else (_TILE, 0)
-    blocks = math.ceil(m / tile) * math.ceil(n / tile) * batch
+    (high, across), threads, shared = (_TILE, _TILE), 256, 0
+    if wide:
+        (high, across), threads, shared = (_WIDE, width), 384, _STAGES * 2 * 64 * (_WIDE + width) + 1024
+    grid, operations = (math.ceil(m / high) * math.ceil(n / across) * batch, 1, 1), 2 * m * n * k * batch
     named = (name or call.node.op_type) + ("_wide" if wide else "")
-    grid, operations = (blocks, 1, 1), 2 * m * n * k * batch
-    call.launch(text, named, grid, 256, arguments, reads=list(arrays.values()), writes=[y], shared=shared, operations=operations)
+    call.launch(text, named, grid, threads, arguments, reads=list(arrays.values()), writes=[y], shared=shared, operations=operations)
     return y
+
+
+def _width(m: int, n: int, batch: int) -> int:
+    """Columns of a tile for wgmma: the more the faster, unless more multiprocessors would have nothing to do."""
+
+    def rounds(width: int) -> int:
+        return math.ceil(math.ceil(m / _WIDE) * math.ceil(n / width) * batch / MULTIPROCESSORS) * width
+
+    return 256 if rounds(256) <= rounds(128) * 1.1 else 128
 
 
 def _is_wide(call: Call, sizes: tuple[int, int, int], turned: bool) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from turnout_cuda.array import Array
 from turnout_cuda.call import Call, Given
 from turnout_cuda.element import INDEX, Types
+from turnout_cuda.hopper import MULTIPROCESSORS, wgmma
 from turnout_cuda.kernel import operator
 from turnout_cuda.operators.index import WRAP
 from turnout_cuda.operators.rounded import as_halves, may_round
@@ -113,6 +114,8 @@ def block_product(call: Call, x: Array, blocks: Blocks, bias: Array | None) -> A
         arrays["powers"] = powers
     if tokens <= FEW:
         _few(call, constants, arrays, blocks, tokens)
+    elif _is_wide(call, blocks, x, tokens):
+        _wide(call, constants, arrays, blocks, tokens, x)
     else:
         _many(call, constants, arrays, blocks, tokens, x)
     return y
@@ -165,6 +168,52 @@ def _many(call: Call, constants: Mapping[str, int], arrays: Mapping[str, Array],
         name=f"gemm_{blocks.bits}_bits",
         operations=2 * tokens * blocks.n * blocks.k,
     )
+
+
+_WIDE_FROM = 17
+"""Rows of x from which Hopper's wgmma is the faster, although a tile has many more."""
+
+
+def _is_wide(call: Call, blocks: Blocks, x: Array, tokens: int) -> bool:
+    """Whether Hopper's wgmma takes it: rows of w, x and y that begin at multiples of 16 or 8 bytes, scales that are halves as x is."""
+    whole = blocks.bits == 4 and blocks.chunk == 16 and blocks.k % 8 == 0 and blocks.n % 4 == 0
+    halves = x.element.name in ("float16", "bfloat16") and blocks.scales.element == x.element
+    return call.arch == "sm_90a" and whole and halves and tokens >= _WIDE_FROM and min(blocks.n, blocks.k) >= 64
+
+
+def _wide(call: Call, constants: Mapping[str, int], arrays: Mapping[str, Array], blocks: Blocks, tokens: int, x: Array) -> None:
+    high = _height(tokens, blocks.n)
+    stages = min(8, 200_000 // _slice_bytes(high, blocks.block))
+    launch_file(
+        call,
+        "blocks_wgmma.cu",
+        constants={**constants, "TOKENS": high, "STAGES": stages, "H": x.element.c, **wgmma(high, x.element.c, registers=True)},
+        includes=("blocks.cuh", "fragments.cuh", "hopper.cuh"),
+        arrays=arrays,
+        writes=("y",),
+        numbers={"M": tokens, "N": blocks.n, "K": blocks.k, "blocks": blocks.blocks},
+        grid=(-(-tokens // high) * -(-blocks.n // 128), 1, 1),
+        block=384,
+        shared=stages * _slice_bytes(high, blocks.block) + 1024,
+        name=f"wide_{blocks.bits}_bits",
+        operations=2 * tokens * blocks.n * blocks.k,
+    )
+
+
+def _slice_bytes(high: int, block: int) -> int:
+    """Of shared memory: 64 along k of x, of 128 rows of w, and 16 bytes for each block there."""
+    return 128 * high + 128 * 32 + 128 * 16 * max(1, 64 // block)
+
+
+def _height(tokens: int, n: int) -> int:
+    """Rows of x in a tile: the more the less often w is made into halves, unless more multiprocessors would have nothing to do."""
+    if tokens <= 64:
+        return 32 if tokens <= 32 else 64
+
+    def rounds(high: int) -> int:
+        return math.ceil(math.ceil(tokens / high) * math.ceil(n / 128) / MULTIPROCESSORS) * high
+
+    return min((128, 256), key=rounds)
 
 
 _TILES: dict[float, dict[str, int]] = {

@@ -1,0 +1,169 @@
+// y[m, n] = sum over k of x[m, k] * w[n, k] for many rows of halves, w's numbers of 4 bits in blocks, through Hopper's wgmma: w is its left operand,
+// which two warpgroups hold in registers, 64 rows each, made into halves there; x is its right one, TOKENS rows. A third warpgroup fetches slices
+// of 64 along k of both into a ring of STAGES, and what a block's numbers are scaled by.
+#define TILE 128
+#define SLICE 64
+#define IN_SLICE (BLOCK < SLICE ? SLICE / BLOCK : 1)
+#define X_BYTES (TOKENS * SLICE * 2)
+#define W_BYTES (TILE * SLICE / 2)
+#define SLICE_BYTES (X_BYTES + W_BYTES + TILE * IN_SLICE * 16)
+
+#if __CUDA_ARCH_FEAT_SM90_ALL
+// Of both halves in a register: what is taken away from a number under its exponent, what that is multiplied with, what is added then.
+struct alignas(16) Terms { unsigned centre, scale, more, unused; };
+
+template <class Half> struct Pair;
+template <> struct Pair<f16> {
+    static const unsigned exponent = 0x64006400u;  // 1024, under which a number of 4 bits lies in the lowest ones
+    static DEVICE unsigned sum(unsigned a, unsigned b) { unsigned y; asm("add.rn.f16x2 %0, %1, %2;" : "=r"(y) : "r"(a), "r"(b)); return y; }
+    static DEVICE unsigned times(unsigned a, unsigned b) { unsigned y; asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(y) : "r"(a), "r"(b)); return y; }
+    static DEVICE unsigned fused(unsigned a, unsigned b, unsigned c) { unsigned y; asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(y) : "r"(a), "r"(b), "r"(c)); return y; }
+};
+template <> struct Pair<bf16> {
+    static const unsigned exponent = 0x43004300u;  // 128
+    static DEVICE unsigned sum(unsigned a, unsigned b) { return fused(a, 0x3f803f80u, b); }
+    static DEVICE unsigned times(unsigned a, unsigned b) { return fused(a, b, 0x80008000u); }
+    static DEVICE unsigned fused(unsigned a, unsigned b, unsigned c) { unsigned y; asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(y) : "r"(a), "r"(b), "r"(c)); return y; }
+};
+#define CENTRE(zero) ((Pair<H>::exponent | 0x80008000u) + (zero) * 0x10001u)
+
+DEVICE unsigned twice(float a) { return two(a, a, H()); }
+
+DEVICE Terms terms(int n, int b, bool there, const scales_t* scales, const zeros_t* zeros, const offsets_t* offsets, int blocks) {
+    Terms t = {CENTRE(8), 0, 0, 0};
+    if (!there) return t;
+    t.scale = twice(up(scales[(long long)n * blocks + b]));
+#if ZERO == 1
+    t.centre = CENTRE((unsigned)packed_zero(zeros + (long long)n * ((blocks * BITS + 7) / 8), b));
+#elif ZERO == 2
+    float more = (8.f - (float)up(zeros[(long long)n * blocks + b])) * up(scales[(long long)n * blocks + b]);
+#else
+    float more = 0.f;
+#endif
+#if OFFSETS
+    more += up(offsets[(long long)n * blocks + b]);
+#endif
+#if OFFSETS || ZERO == 2
+    t.more = twice(more);
+#endif
+    return t;
+}
+
+// A slice's fragments, four of 16 along k, as wgmma has its left operand in registers: rows r and r + 8, k at 2q, 2q + 1 and 8 further.
+DEVICE void make(unsigned (&a)[4][4], const unsigned char* w, const Terms* t, int row, int q) {
+    const unsigned which = q | (4 + q) << 8;  // byte q of a word, and the same of its upper numbers
+    #pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        const int r = row + half * 8;
+        const pack<unsigned, 4> words[2] = {*(const pack<unsigned, 4>*)(w + r * 16), *(const pack<unsigned, 4>*)(w + W_BYTES / 2 + r * 16)};
+        #pragma unroll
+        for (int step = 0; step < 4; ++step) {
+            const Terms block = t[step * 16 / BLOCK * TILE + r];
+            #pragma unroll
+            for (int c = 0; c < 2; ++c) {
+                const unsigned word = words[step / 2].at[step % 2 * 2 + c];
+                const unsigned raised = (__byte_perm(word, word >> 4, which) & 0x000f000fu) | Pair<H>::exponent;
+                const unsigned whole = Pair<H>::sum(raised, ZERO == 1 ? block.centre : CENTRE(8));
+                a[step][half + 2 * c] = OFFSETS || ZERO == 2 ? Pair<H>::fused(whole, block.scale, block.more) : Pair<H>::times(whole, block.scale);
+            }
+        }
+    }
+}
+
+// Rows and columns of an 8 by 8 among the lanes change places.
+DEVICE unsigned turned(unsigned a) { unsigned y; asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(y) : "r"(a)); return y; }
+
+extern "C" __global__ void __launch_bounds__(384, 1) ENTRY(PARAMETERS) {
+    extern __shared__ unsigned char memory[];
+    __shared__ unsigned long long barriers[2 * STAGES];
+    const unsigned ring = (at(memory) + 1023) & ~1023u, there = at(barriers), free = there + STAGES * 8;
+    const unsigned char* own = memory + (ring - at(memory));
+    const int rows = (M + TOKENS - 1) / TOKENS, m0 = blockIdx.x % rows * TOKENS, n0 = blockIdx.x / rows * TILE;
+    const int t = threadIdx.x % 128, half = threadIdx.x / 128, lane = t % 32, warp = t / 32;
+    const int slices = (K + SLICE - 1) / SLICE;
+    // each thread that fetches arrives twice: with its copies, and with what it has written
+    if (threadIdx.x < STAGES) expect(there + threadIdx.x * 8, 256), expect(free + threadIdx.x * 8, 8);
+    __syncthreads();
+    Turn turn;
+
+    if (half == 2) {
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
+        const int row = t / 8, piece = t % 8, n = n0 + t;
+        const x_t* from = x + (long long)(m0 + row) * K + piece * 8;
+        const unsigned char* values = w + (long long)n * blocks * (BLOCK / 2);
+        Terms next[IN_SLICE];
+        for (int b = 0; b < IN_SLICE; ++b) next[b] = terms(n, b, n < N && b < blocks, scales, zeros, offsets, blocks);
+        for (int slice = 0; slice < slices; ++slice) {
+            await(free + turn.place * 8, turn.round ^ 1);
+            const unsigned base = turn.place * SLICE_BYTES, to = ring + base + row * 128 + ((piece ^ row % 8) << 4);
+            #pragma unroll
+            for (int i = 0; i < TOKENS / 16; ++i) {
+                const bool inside = slice * SLICE + piece * 8 < K && m0 + row + i * 16 < M;
+                fetch(to + i * 2048, inside ? from + (long long)i * 16 * K : x, inside);
+            }
+            for (int i = 0; i < 2; ++i) {
+                const bool inside = n < N && slice * SLICE + i * 32 < blocks * BLOCK;
+                fetch(ring + base + X_BYTES + i * (W_BYTES / 2) + t * 16, inside ? values + i * 16 : w, inside);
+            }
+            arrive_with_copies(there + turn.place * 8);
+            for (int b = 0; b < IN_SLICE; ++b) ((Terms*)(own + base + X_BYTES + W_BYTES))[b * TILE + t] = next[b];
+            arrive(there + turn.place * 8);
+            for (int b = 0; b < IN_SLICE; ++b) {
+                const int block = (slice + 1) * SLICE / BLOCK + b;
+                next[b] = terms(n, block, n < N && block < blocks, scales, zeros, offsets, blocks);
+            }
+            from += SLICE, values += SLICE / 2;
+            turn.next();
+        }
+        return;
+    }
+
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
+    float d[TOKENS / 2] = {};
+    SETTLED(d);
+    const int row = half * 64 + warp * 16 + lane / 4;
+    unsigned a[2][4][4], before = 0;
+    auto prepare = [&](unsigned (&to)[4][4]) {
+        await(there + turn.place * 8, turn.round);
+        copies_are_seen();
+        const unsigned char* w4 = own + turn.place * SLICE_BYTES + X_BYTES;
+        make(to, w4, (const Terms*)(w4 + W_BYTES), row, lane % 4);
+    };
+    prepare(a[0]);
+    for (int slice = 0; slice < slices; slice += 2) {
+        #pragma unroll
+        for (int odd = 0; odd < 2; ++odd) {
+            if (slice + odd == slices) break;
+            const unsigned b = ring + turn.place * SLICE_BYTES;
+            before_products();
+            #pragma unroll
+            for (int k = 0; k < SLICE / 16; ++k) WGMMA(d, a[odd][k], descriptor(b + k * 32, 16));
+            products_end();
+            await_products<1>();  // those of the slice before, whose registers are free again
+            if (slice + odd && !lane) arrive(free + before * 8);
+            before = turn.place;
+            turn.next();
+            if (slice + odd + 1 < slices) prepare(a[1 - odd]);
+        }
+    }
+    await_products<0>();
+    SETTLED(d);  // nothing reads them before they are there
+
+    // what the lanes hold of 16 rows of w and 8 of x changes places, so that each has four neighbours of a row of y
+    const int first = n0 + half * 64 + warp * 16, q = lane % 4, n = first + (q & 1 ? 8 + 2 * (q - 1) : 2 * q);
+    float added[2] = {};
+#if BIAS
+    for (int h = 0; h < 2; ++h) if (first + lane / 4 + h * 8 < N) added[h] = up(bias[first + lane / 4 + h * 8]);
+#endif
+    #pragma unroll
+    for (int j = 0; j < TOKENS / 8; ++j) {
+        const unsigned low = turned(two(d[4 * j] + added[0], d[4 * j + 1] + added[0], H()));
+        const unsigned high = turned(two(d[4 * j + 2] + added[1], d[4 * j + 3] + added[1], H()));
+        const unsigned other = __shfl_xor_sync(0xffffffff, q & 1 ? low : high, 1);
+        const int m = m0 + j * 8 + lane / 4;
+        if (m < M && n < N) *(pack<unsigned, 2>*)(y + (long long)m * N + n) = q & 1 ? pack<unsigned, 2>{other, high} : pack<unsigned, 2>{low, other};
+    }
+}
+#else  // only a device with these instructions is given this kernel
+extern "C" __global__ void ENTRY(PARAMETERS) {}
+#endif

@@ -1,0 +1,36 @@
+// What products on Hopper share: copies into a ring of slices by a warpgroup of their own, barriers that say which slice is there and which place
+// is free, and descriptors of slices for wgmma. Rows of a slice are 128 bytes, whose 16-byte pieces are mixed by the row's number.
+DEVICE unsigned at(const void* p) { return (unsigned)__cvta_generic_to_shared(p); }
+
+// 16 bytes on their way to shared memory, or zeros where they would lie outside
+DEVICE void fetch(unsigned to, const void* from, bool inside) {
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(inside ? 16 : 0) : "memory");
+}
+
+DEVICE void expect(unsigned barrier, unsigned arrivals) { asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory"); }
+DEVICE void arrive(unsigned barrier) { asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory"); }
+// arrives once what this thread has fetched so far is there
+DEVICE void arrive_with_copies(unsigned barrier) { asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory"); }
+DEVICE void await(unsigned barrier, unsigned parity) {
+    unsigned over;
+    do {
+        asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+                     : "=r"(over) : "r"(barrier), "r"(parity) : "memory");
+    } while (!over);
+}
+
+// PTX ISA, "Matrix descriptor format": where an operand begins, the steps from one 64 to the next along m or n, and from 8 rows to the next
+DEVICE unsigned long long descriptor(unsigned address, unsigned leading) {
+    return (unsigned long long)((address & 0x3ffff) >> 4) | (unsigned long long)(leading >> 4) << 16 | (unsigned long long)(1024 >> 4) << 32 | 1ull << 62;
+}
+
+// A place in a ring of STAGES, and how often it has been round.
+struct Turn {
+    unsigned place = 0, round = 0;
+    DEVICE void next() { if (++place == STAGES) { place = 0; round ^= 1; } }
+};
+
+DEVICE void copies_are_seen() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+DEVICE void before_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+DEVICE void products_end() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+template <int LEFT_RUNNING> DEVICE void await_products() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(LEFT_RUNNING) : "memory"); }
