@@ -1,6 +1,6 @@
 // y[m, n] = sum over k of x[m, k] * w[n, k] for many rows of halves, w's numbers of 4 bits in blocks, through Hopper's wgmma: w is its left operand,
 // which two warpgroups hold in registers, 64 rows each, made into halves there; x is its right one, TOKENS rows. A third warpgroup fetches slices
-// of 64 along k of both into a ring of STAGES, and what a block's numbers are scaled by.
+// of 64 along k of both into a ring of STAGES, and what a block's numbers are scaled by. SPLIT blocks, a cluster, share a tile's k, and then its sums.
 #define TILE 128
 #define SLICE 64
 #define IN_SLICE (BLOCK < SLICE ? SLICE / BLOCK : 1)
@@ -73,27 +73,36 @@ DEVICE void make(unsigned (&a)[4][4], const unsigned char* w, const Terms* t, in
 // Rows and columns of an 8 by 8 among the lanes change places.
 DEVICE unsigned turned(unsigned a) { unsigned y; asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(y) : "r"(a)); return y; }
 
-extern "C" __global__ void __launch_bounds__(384, 1) ENTRY(PARAMETERS) {
+extern "C" __global__ void __launch_bounds__(384, 1) __cluster_dims__(SPLIT, 1, 1) ENTRY(PARAMETERS) {
+    let_next_kernel_start();
     extern __shared__ unsigned char memory[];
     __shared__ unsigned long long barriers[2 * STAGES];
     const unsigned ring = (at(memory) + 1023) & ~1023u, there = at(barriers), free = there + STAGES * 8;
     const unsigned char* own = memory + (ring - at(memory));
-    const int rows = (M + TOKENS - 1) / TOKENS, m0 = blockIdx.x % rows * TOKENS, n0 = blockIdx.x / rows * TILE;
+    const int tile = blockIdx.x / SPLIT, rows = (M + TOKENS - 1) / TOKENS, m0 = tile % rows * TOKENS, n0 = tile / rows * TILE;
     const int t = threadIdx.x % 128, half = threadIdx.x / 128, lane = t % 32, warp = t / 32;
-    const int slices = (K + SLICE - 1) / SLICE;
+    const int own_share = SPLIT > 1 ? rank() : 0, all = (K + SLICE - 1) / SLICE;
+    const int begin = all * own_share / SPLIT, end = all * (own_share + 1) / SPLIT;
     // each thread that fetches arrives twice: with its copies, and with what it has written
     if (threadIdx.x < STAGES) expect(there + threadIdx.x * 8, 256), expect(free + threadIdx.x * 8, 8);
     __syncthreads();
+    await_earlier_kernels();
     Turn turn;
 
     if (half == 2) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
         const int row = t / 8, piece = t % 8, n = n0 + t;
-        const x_t* from = x + (long long)(m0 + row) * K + piece * 8;
-        const unsigned char* values = w + (long long)n * blocks * (BLOCK / 2);
+        const x_t* from = x + (long long)(m0 + row) * K + begin * SLICE + piece * 8;
+        const unsigned char* values = w + (long long)n * blocks * (BLOCK / 2) + begin * (SLICE / 2);
         Terms next[IN_SLICE];
-        for (int b = 0; b < IN_SLICE; ++b) next[b] = terms(n, b, n < N && b < blocks, scales, zeros, offsets, blocks);
-        for (int slice = 0; slice < slices; ++slice) {
+        auto read = [&](int slice) {
+            for (int b = 0; b < IN_SLICE; ++b) {
+                const int block = slice * SLICE / BLOCK + b;
+                next[b] = terms(n, block, n < N && block < blocks, scales, zeros, offsets, blocks);
+            }
+        };
+        read(begin);
+        for (int slice = begin; slice < end; ++slice) {
             await(free + turn.place * 8, turn.round ^ 1);
             const unsigned base = turn.place * SLICE_BYTES, to = ring + base + row * 128 + ((piece ^ row % 8) << 4);
             #pragma unroll
@@ -108,13 +117,11 @@ extern "C" __global__ void __launch_bounds__(384, 1) ENTRY(PARAMETERS) {
             arrive_with_copies(there + turn.place * 8);
             for (int b = 0; b < IN_SLICE; ++b) ((Terms*)(own + base + X_BYTES + W_BYTES))[b * TILE + t] = next[b];
             arrive(there + turn.place * 8);
-            for (int b = 0; b < IN_SLICE; ++b) {
-                const int block = (slice + 1) * SLICE / BLOCK + b;
-                next[b] = terms(n, block, n < N && block < blocks, scales, zeros, offsets, blocks);
-            }
+            read(slice + 1);
             from += SLICE, values += SLICE / 2;
             turn.next();
         }
+        if (SPLIT > 1) meet(), meet();
         return;
     }
 
@@ -130,20 +137,20 @@ extern "C" __global__ void __launch_bounds__(384, 1) ENTRY(PARAMETERS) {
         make(to, w4, (const Terms*)(w4 + W_BYTES), row, lane % 4);
     };
     prepare(a[0]);
-    for (int slice = 0; slice < slices; slice += 2) {
+    for (int slice = begin; slice < end; slice += 2) {
         #pragma unroll
         for (int odd = 0; odd < 2; ++odd) {
-            if (slice + odd == slices) break;
+            if (slice + odd == end) break;
             const unsigned b = ring + turn.place * SLICE_BYTES;
             before_products();
             #pragma unroll
             for (int k = 0; k < SLICE / 16; ++k) WGMMA(d, a[odd][k], descriptor(b + k * 32, 16));
             products_end();
             await_products<1>();  // those of the slice before, whose registers are free again
-            if (slice + odd && !lane) arrive(free + before * 8);
+            if (slice + odd > begin && !lane) arrive(free + before * 8);
             before = turn.place;
             turn.next();
-            if (slice + odd + 1 < slices) prepare(a[1 - odd]);
+            if (slice + odd + 1 < end) prepare(a[1 - odd]);
         }
     }
     await_products<0>();
@@ -155,14 +162,34 @@ extern "C" __global__ void __launch_bounds__(384, 1) ENTRY(PARAMETERS) {
 #if BIAS
     for (int h = 0; h < 2; ++h) if (first + lane / 4 + h * 8 < N) added[h] = up(bias[first + lane / 4 + h * 8]);
 #endif
-    #pragma unroll
-    for (int j = 0; j < TOKENS / 8; ++j) {
-        const unsigned low = turned(two(d[4 * j] + added[0], d[4 * j + 1] + added[0], H()));
-        const unsigned high = turned(two(d[4 * j + 2] + added[1], d[4 * j + 3] + added[1], H()));
+    auto store = [&](int j, const float* sums) {
+        const unsigned low = turned(two(sums[0] + added[0], sums[1] + added[0], H()));
+        const unsigned high = turned(two(sums[2] + added[1], sums[3] + added[1], H()));
         const unsigned other = __shfl_xor_sync(0xffffffff, q & 1 ? low : high, 1);
         const int m = m0 + j * 8 + lane / 4;
         if (m < M && n < N) *(pack<unsigned, 2>*)(y + (long long)m * N + n) = q & 1 ? pack<unsigned, 2>{other, high} : pack<unsigned, 2>{low, other};
+    };
+#if SPLIT == 1
+    #pragma unroll
+    for (int j = 0; j < TOKENS / 8; ++j) store(j, d + 4 * j);
+#else
+    // each block adds up a part of the columns
+    asm volatile("bar.sync 1, 256;" ::: "memory");  // the two warpgroups have done with what lay there
+    float* kept = (float*)own + threadIdx.x;
+    #pragma unroll
+    for (int i = 0; i < TOKENS / 2; ++i) kept[i * 256] = d[i];
+    meet();
+    #pragma unroll
+    for (int i = 0; i < TOKENS / 8 / SPLIT; ++i) {
+        const int j = own_share * (TOKENS / 8 / SPLIT) + i;
+        float sums[4] = {};
+        #pragma unroll
+        for (int other = 0; other < SPLIT; ++other)
+            for (int e = 0; e < 4; ++e) sums[e] += theirs(at(kept) + (4 * j + e) * 1024, other);
+        store(j, sums);
     }
+    meet();  // none ends while others read
+#endif
 }
 #else  // only a device with these instructions is given this kernel
 extern "C" __global__ void ENTRY(PARAMETERS) {}

@@ -34,3 +34,12 @@ DEVICE void copies_are_seen() { asm volatile("fence.proxy.async.shared::cta;" ::
 DEVICE void before_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 DEVICE void products_end() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 template <int LEFT_RUNNING> DEVICE void await_products() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(LEFT_RUNNING) : "memory"); }
+
+// Blocks of a cluster: which one this is, a meeting of all their threads, and a float at an address of another one's shared memory.
+DEVICE unsigned rank() { unsigned r; asm volatile("mov.u32 %0, %cluster_ctarank;" : "=r"(r)); return r; }
+DEVICE void meet() { asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory"); }
+DEVICE float theirs(unsigned address, unsigned rank) {
+    float a;
+    asm volatile("{ .reg .b32 there; mapa.shared::cluster.u32 there, %1, %2; ld.shared::cluster.f32 %0, [there]; }" : "=f"(a) : "r"(address), "r"(rank) : "memory");
+    return a;
+}

@@ -20,6 +20,7 @@ DEVICE void exchange(unsigned (&w)[4], int lane) {
 }
 
 extern "C" __global__ void __launch_bounds__(384, 1) ENTRY(PARAMETERS) {
+    let_next_kernel_start();
     extern __shared__ unsigned char memory[];
     __shared__ unsigned long long barriers[2 * STAGES];
     const unsigned ring = (at(memory) + 1023) & ~1023u, there = at(barriers), free = there + STAGES * 8;
@@ -31,6 +32,7 @@ extern "C" __global__ void __launch_bounds__(384, 1) ENTRY(PARAMETERS) {
     const index slices = (K + SLICE - 1) / SLICE;
     if (threadIdx.x < STAGES) expect(there + threadIdx.x * 8, 128), expect(free + threadIdx.x * 8, 8);
     __syncthreads();
+    await_earlier_kernels();
     BATCH
     Turn turn;
 

@@ -182,17 +182,18 @@ def _is_wide(call: Call, blocks: Blocks, x: Array, tokens: int) -> bool:
 
 
 def _wide(call: Call, constants: Mapping[str, int], arrays: Mapping[str, Array], blocks: Blocks, tokens: int, x: Array) -> None:
-    high = _height(tokens, blocks.n)
+    high, split = _cut(tokens, blocks)
     stages = min(8, 200_000 // _slice_bytes(high, blocks.block))
+    facts: dict[str, int | str] = {"TOKENS": high, "SPLIT": split, "STAGES": stages, "H": x.element.c}
     launch_file(
         call,
         "blocks_wgmma.cu",
-        constants={**constants, "TOKENS": high, "STAGES": stages, "H": x.element.c, **wgmma(high, x.element.c, registers=True)},
+        constants={**constants, **facts, **wgmma(high, x.element.c, registers=True)},
         includes=("blocks.cuh", "fragments.cuh", "hopper.cuh"),
         arrays=arrays,
         writes=("y",),
         numbers={"M": tokens, "N": blocks.n, "K": blocks.k, "blocks": blocks.blocks},
-        grid=(-(-tokens // high) * -(-blocks.n // 128), 1, 1),
+        grid=(-(-tokens // high) * -(-blocks.n // 128) * split, 1, 1),
         block=384,
         shared=stages * _slice_bytes(high, blocks.block) + 1024,
         name=f"wide_{blocks.bits}_bits",
@@ -205,15 +206,22 @@ def _slice_bytes(high: int, block: int) -> int:
     return 128 * high + 128 * 32 + 128 * 16 * max(1, 64 // block)
 
 
-def _height(tokens: int, n: int) -> int:
-    """Rows of x in a tile: the more the less often w is made into halves, unless more multiprocessors would have nothing to do."""
-    if tokens <= 64:
-        return 32 if tokens <= 32 else 64
+def _cut(tokens: int, blocks: Blocks) -> tuple[int, int]:
+    """(rows of x in a tile, blocks that share its k), by how long the last multiprocessor is busy, in cycles."""
+    heights = (128, 256) if tokens > 64 else (32,) if tokens <= 32 else (64,)
+    slices = -(-blocks.k // 64)
 
-    def rounds(high: int) -> int:
-        return math.ceil(math.ceil(tokens / high) * math.ceil(n / 128) / MULTIPROCESSORS) * high
+    def busy(cut: tuple[int, int]) -> int:
+        high, split = cut
+        tiles = -(-tokens // high) * -(-blocks.n // 128)
+        each = -(-slices // split) * max(4 * high, _UNPACKING) + _AROUND * (1 if split == 1 else 2)
+        return -(-tiles * split // MULTIPROCESSORS) * each
 
-    return min((128, 256), key=rounds)
+    return min(((high, split) for split in (1, 2, 4) if split <= slices for high in heights), key=busy)
+
+
+_UNPACKING, _AROUND = 350, 2500
+"""Cycles that making a slice of w into halves takes, and those before and after all slices of a tile; again where blocks share it."""
 
 
 _TILES: dict[float, dict[str, int]] = {
