@@ -61,6 +61,9 @@ def text_cases(only: list[str]) -> dict[str, TextCase]:
 PRODUCTS = {
     "MatMul large float16": "g (float16[256, 192] x, float16[192, 128] w) => (float16[256, 128] y) { y = MatMul(x, w) }",
     "Gemm large bfloat16": "g (bfloat16[256, 192] x, bfloat16[128, 192] w) => (bfloat16[256, 128] y) { y = Gemm<transB = 1>(x, w) }",
+    "MatMul larger float16": "g (float16[4096, 192] x, float16[192, 4096] w) => (float16[4096, 4096] y) { y = MatMul(x, w) }",
+    "MatMulNBits large float16": "g (float16[256, 128] x, uint8[256, 4, 16] w, float16[256, 4] s) => (float16[256, 256] y)"
+    " { y = com.microsoft.MatMulNBits<K = 128, N = 256, bits = 4, block_size = 32>(x, w, s) }",
 }
 """Products that tensor cores take, which ones is in their rows: HGMMA is Hopper's wgmma, HMMA those of before."""
 
@@ -88,7 +91,7 @@ def product_cases(only: list[str]) -> dict[str, list[Row]]:
     for key, text in PRODUCTS.items():
         if only and key.split()[0] not in only:
             continue
-        ((model, inputs),) = given([onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 23]> {text}')])
+        ((model, inputs),) = given([onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 23, "com.microsoft" : 1]> {text}')])
         found[key] = took(model, inputs)
         for row, arch in zip(found[key], ARCHITECTURES, strict=True):
             (one,) = launches(model, inputs, arch=arch).values()

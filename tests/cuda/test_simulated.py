@@ -387,6 +387,22 @@ def test_products_of_halves_through_wgmma() -> None:
     assert said.count("_wide_") == 5
 
 
+def test_products_with_four_bits_in_every_cut() -> None:
+    run("""
+        import sys
+        sys.path.insert(0, "tests/cuda")
+        from language_cases import EXPLAINED, _product
+        from turnout_cuda.operators import blocks
+        rng = np.random.default_rng(0)
+        for cut in ((256, 1), (256, 2), (128, 4), (64, 1), (32, 2)):
+            blocks._cut = lambda *_: cut
+            case = _product(rng, "float16", (1, 40), 132, 600, 4, 32, "packed", bias=True)
+            with turnout.load(case.model, device="cuda") as loaded:
+                assert np.abs(loaded.run(case.inputs)["y"] - case.wanted["y"]).max() < EXPLAINED["float16"] * np.abs(case.wanted["y"]).max()
+                assert "wide_4_bits" in str([step.entry for plan in executable(loaded)._plans.values() for step in plan.segment.steps])
+    """)
+
+
 def test_products_of_halves_in_tiles_of_256() -> None:
     said = run("""
         from turnout_cuda import products
