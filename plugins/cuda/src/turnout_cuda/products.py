@@ -73,11 +73,17 @@ def product(
     tensor = halves in ("f16", "bf16") and sums == "float"
     wide, width = plain is not None and tensor and _is_wide(call, sizes, plain[2]), 0
     head = f"#define HALVES {int(tensor)}\ntypedef {index} index; typedef {sums} A; typedef {y.element.c} Y; typedef {halves or sums} H;"
+    high, across = _TILE, _TILE
     if plain is not None and wide:
         width = _width(m, n, batch)
         facts = {"STAGES": _STAGES, "WIDTH": width, "TURNED": int(plain[2]), "VALUE": plain[3], **wgmma(width, halves, turned=plain[2])}
         head += "".join(f"\n#define {name} {value}" for name, value in facts.items())
         left, right = plain[:2]
+        high, across = _WIDE, width
+    blocks = math.ceil(m / high) * math.ceil(n / across) * batch
+    if wide:
+        parameters.append("index tiles")
+        arguments.append((index, blocks))
     kernel = file("hopper.cuh") + file("wide_gemm.cu") if wide else file("fragments.cuh") + file("gemm.cu")
     text = f"{head}\n{functions}\n{kernel}"
     filled = {
@@ -91,11 +97,10 @@ def product(
     }
     for key, value in filled.items():
         text = _word(key, value, text)
-    (high, across), threads, shared = (_TILE, _TILE), 256, 0
+    grid, threads, shared = (blocks, 1, 1), 256, 0
     if wide:
-        (high, across), threads, shared = (_WIDE, width), 384, _STAGES * 2 * 64 * (_WIDE + width) + 1024
-    grid, operations = (math.ceil(m / high) * math.ceil(n / across) * batch, 1, 1), 2 * m * n * k * batch
-    named = (name or call.node.op_type) + ("_wide" if wide else "")
+        grid, threads, shared = (min(blocks, MULTIPROCESSORS), 1, 1), 384, _STAGES * 2 * 64 * (_WIDE + width) + 1024
+    named, operations = (name or call.node.op_type) + ("_wide" if wide else ""), 2 * m * n * k * batch
     call.launch(text, named, grid, threads, arguments, reads=list(arrays.values()), writes=[y], shared=shared, operations=operations)
     return y
 
