@@ -413,7 +413,8 @@ def test_products_of_halves_in_tiles_of_256_which_a_block_makes_one_after_the_ot
             wanted = x.astype("d") @ w.astype("d")
             for body, right in (("MatMul(x, w)", w), ("Gemm<transB = 1>(x, w)", w.T.copy())):
                 a, b = right.shape
-                loaded = turnout.load(model(f"g (float16[{m},{k}] x, float16[{a},{b}] w) => (float16[{m},{n}] y) {{ y = {body} }}"), device="cuda")
+                text = f"g (float16[{m},{k}] x, float16[{a},{b}] w) => (float16[{m},{n}] y) {{ y = {body} }}"
+                loaded = turnout.load(model(text), device="cuda")
                 assert np.abs(loaded.run(x=x, w=right)["y"].astype("d") - wanted).max() < 1e-3 * np.abs(wanted).max()
                 (step,) = (step for plan in executable(loaded)._plans.values() for step in plan.segment.steps)
                 print(step.entry, step.grid, "#define WIDTH 256" in step.source)

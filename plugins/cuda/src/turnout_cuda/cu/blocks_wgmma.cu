@@ -29,23 +29,44 @@ template <> struct Pair<bf16> {
 
 DEVICE unsigned twice(float a) { return two(a, a, H()); }
 
-DEVICE Terms terms(int n, int b, bool there, const scales_t* scales, const zeros_t* zeros, const offsets_t* offsets, int blocks) {
-    Terms t = {CENTRE(8), 0, 0, 0};
-    if (!there) return t;
-    t.scale = twice(up(scales[(long long)n * blocks + b]));
+// What is read for a block, two or four slices (AHEAD) before it is made into its terms, so that nobody waits for it.
+struct Raw {
+    scales_t scale;
+    zeros_t zero;
+    offsets_t offset;
+    bool there;
+};
+#define AHEAD (BLOCK < 32 ? 2 : 4)
+
+DEVICE void read(Raw& r, int n, int b, bool there, const scales_t* scales, const zeros_t* zeros, const offsets_t* offsets, int blocks) {
+    r.there = there;
+    if (!there) return;
+    r.scale = scales[(long long)n * blocks + b];
 #if ZERO == 1
-    t.centre = CENTRE((unsigned)packed_zero(zeros + (long long)n * ((blocks * BITS + 7) / 8), b));
+    r.zero = zeros[(long long)n * ((blocks * BITS + 7) / 8) + b * BITS / 8];
 #elif ZERO == 2
-    float more = (8.f - (float)up(zeros[(long long)n * blocks + b])) * up(scales[(long long)n * blocks + b]);
-#else
-    float more = 0.f;
+    r.zero = zeros[(long long)n * blocks + b];
 #endif
 #if OFFSETS
-    more += up(offsets[(long long)n * blocks + b]);
+    r.offset = offsets[(long long)n * blocks + b];
 #endif
-#if OFFSETS || ZERO == 2
+}
+
+DEVICE Terms terms(const Raw& r, int b) {
+    Terms t = {CENTRE(8), 0, 0, 0};
+    if (!r.there) return t;
+    t.scale = twice(up(r.scale));
+#if ZERO == 1
+    t.centre = CENTRE((unsigned)r.zero >> (b * BITS % 8) & 15);
+#endif
+    float more = 0.f;
+#if ZERO == 2
+    more = (8.f - (float)up(r.zero)) * up(r.scale);
+#endif
+#if OFFSETS
+    more += up(r.offset);
+#endif
     t.more = twice(more);
-#endif
     return t;
 }
 
@@ -90,42 +111,48 @@ extern "C" __global__ void __launch_bounds__(384, 1) __cluster_dims__(SPLIT, 1, 
     Turn turn;
 
     if (half == 2) {
-        asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 72;");
         const int row = t / 8, piece = t % 8, n = n0 + t;
         const x_t* from = x + (long long)(m0 + row) * K + begin * SLICE + piece * 8;
         const unsigned char* values = w + (long long)n * blocks * (BLOCK / 2) + begin * (SLICE / 2);
-        Terms next[IN_SLICE];
-        auto read = [&](int slice) {
-            for (int b = 0; b < IN_SLICE; ++b) {
-                const int block = slice * SLICE / BLOCK + b;
-                next[b] = terms(n, block, n < N && block < blocks, scales, zeros, offsets, blocks);
+        Raw raw[AHEAD][IN_SLICE];
+        auto read_slice = [&](Raw (&to)[IN_SLICE], int slice) {
+            for (int i = 0; i < IN_SLICE; ++i) {
+                const int b = slice * SLICE / BLOCK + i;
+                read(to[i], n, b, n < N && slice < end && b < blocks, scales, zeros, offsets, blocks);
             }
         };
-        read(begin);
-        for (int slice = begin; slice < end; ++slice) {
-            await(free + turn.place * 8, turn.round ^ 1);
-            const unsigned base = turn.place * SLICE_BYTES, to = ring + base + row * 128 + ((piece ^ row % 8) << 4);
+        #pragma unroll
+        for (int i = 0; i < AHEAD; ++i) read_slice(raw[i], begin + i);
+        for (int first = begin; first < end; first += AHEAD) {
             #pragma unroll
-            for (int i = 0; i < TOKENS / 16; ++i) {
-                const bool inside = slice * SLICE + piece * 8 < K && m0 + row + i * 16 < M;
-                fetch(to + i * 2048, inside ? from + (long long)i * 16 * K : x, inside);
+            for (int ahead = 0; ahead < AHEAD; ++ahead) {
+                const int slice = first + ahead;
+                if (slice >= end) break;
+                await(free + turn.place * 8, turn.round ^ 1);
+                const unsigned base = turn.place * SLICE_BYTES, to = ring + base + row * 128 + ((piece ^ row % 8) << 4);
+                const int due = slice * SLICE + piece * 8 < K ? M - m0 - row : 0;
+                const x_t* each = from;
+                #pragma unroll 4
+                for (int i = 0; i < TOKENS / 16; ++i, each += 16 * K) fetch(to + i * 2048, i * 16 < due ? each : x, i * 16 < due);
+                for (int i = 0; i < 2; ++i) {
+                    const bool inside = n < N && slice * SLICE + i * 32 < blocks * BLOCK;
+                    fetch(ring + base + X_BYTES + i * (W_BYTES / 2) + t * 16, inside ? values + i * 16 : w, inside);
+                }
+                arrive_with_copies(there + turn.place * 8);
+                Terms* made = (Terms*)(own + base + X_BYTES + W_BYTES) + t;
+                for (int i = 0; i < IN_SLICE; ++i) made[i * TILE] = terms(raw[ahead][i], slice * SLICE / BLOCK + i);
+                arrive(there + turn.place * 8);
+                read_slice(raw[ahead], slice + AHEAD);
+                from += SLICE, values += SLICE / 2;
+                turn.next();
             }
-            for (int i = 0; i < 2; ++i) {
-                const bool inside = n < N && slice * SLICE + i * 32 < blocks * BLOCK;
-                fetch(ring + base + X_BYTES + i * (W_BYTES / 2) + t * 16, inside ? values + i * 16 : w, inside);
-            }
-            arrive_with_copies(there + turn.place * 8);
-            for (int b = 0; b < IN_SLICE; ++b) ((Terms*)(own + base + X_BYTES + W_BYTES))[b * TILE + t] = next[b];
-            arrive(there + turn.place * 8);
-            read(slice + 1);
-            from += SLICE, values += SLICE / 2;
-            turn.next();
         }
         if (SPLIT > 1) meet(), meet();
         return;
     }
 
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 216;");
     float d[TOKENS / 2] = {};
     SETTLED(d);
     const int row = half * 64 + warp * 16 + lane / 4;

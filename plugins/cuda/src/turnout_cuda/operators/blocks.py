@@ -207,21 +207,21 @@ def _slice_bytes(high: int, block: int) -> int:
 
 
 def _cut(tokens: int, blocks: Blocks) -> tuple[int, int]:
-    """(rows of x in a tile, blocks that share its k), by how long the last multiprocessor is busy, in cycles."""
+    """(rows of x in a tile, blocks that share its k), by how long the last multiprocessor is busy.
+
+    In cycles as an H100 takes them, roughly: those of a slice, of which the products are four a row, those around all slices, and those
+    of meeting the others of a cluster.
+    """
     heights = (128, 256) if tokens > 64 else (32,) if tokens <= 32 else (64,)
     slices = -(-blocks.k // 64)
 
     def busy(cut: tuple[int, int]) -> int:
         high, split = cut
         tiles = -(-tokens // high) * -(-blocks.n // 128)
-        each = -(-slices // split) * max(4 * high, _UNPACKING) + _AROUND * (1 if split == 1 else 2)
+        each = -(-slices // split) * max(4 * high + 150, 400) + (4000 if split == 1 else 10000)
         return -(-tiles * split // MULTIPROCESSORS) * each
 
     return min(((high, split) for split in (1, 2, 4) if split <= slices for high in heights), key=busy)
-
-
-_UNPACKING, _AROUND = 350, 2500
-"""Cycles that making a slice of w into halves takes, and those before and after all slices of a tile; again where blocks share it."""
 
 
 _TILES: dict[float, dict[str, int]] = {
