@@ -2,12 +2,14 @@
 normalizations).
 
 A row is what is taken together. Where its elements are neighbours in memory, several lanes share a row, with vector loads where they fit;
-where the rows are neighbours, each thread takes a row, so that the loads of a warp are neighbours then too.
+what is written anew then is read once, all loads before the first use, and held in registers up to the end, where the registers of a block
+suffice. Where the rows are neighbours, each thread takes a row, so that the loads of a warp are neighbours then too.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +23,14 @@ from turnout_cuda.source import coordinates
 __all__ = ["Accumulator", "accumulated", "reduce_rows", "rewrite_rows"]
 
 BLOCK = 256
+_LEAST, _MOST = 128, 1024
+"""Threads of a block that holds its rows in registers."""
+_HELD = 8
+"""Vectors of a row that a thread holds: with 32 registers of them, a block of 1024 threads still fits into the register file."""
+_ELEMENTS = 64
+"""Elements that a thread holds: the code for each is written out."""
+_FEW = 1 << 15
+"""Threads: with fewer of them a GPU is far from full, and rows are shared by more lanes, down to a vector each."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +128,49 @@ _MOST_READ = 2
 """Arrays of x's size that a formula may read where rows are walked more than once: beyond, computing x first moves fewer bytes."""
 
 
+@dataclass(frozen=True)
+class _Way:
+    """How threads walk over rows. lanes: of a row. width: elements of a load. held: vectors of a row that a thread holds, 0 where it reads
+    them anew for each walk. whole: every lane holds as many.
+    """
+
+    lanes: int
+    block: int
+    width: int
+    held: int = 0
+    whole: bool = False
+
+
+def _way(layout: _Layout, sizes: Sequence[int], *, hold: bool) -> _Way:
+    """sizes: bytes of an element of each array that is walked over; hold: whether a row is wanted more than once."""
+    rows, length = layout.rows, layout.length
+    neighbours = not layout.along or layout.along_steps[-1] == 1
+    if length <= 1 or not (neighbours or (rows < 2048 and length >= 256)):
+        return _Way(1, BLOCK, 1)
+    width = 1
+    if neighbours and len(layout.along) == 1:
+        width = math.gcd(max(1, 16 // max(sizes)), length, *layout.kept_steps)
+        vectors = length // width
+        most = min(_HELD, _ELEMENTS // width)
+        if hold and vectors <= most * _MOST:
+            return _held(rows, vectors, width, most)
+    return _Way(32 if length <= 1024 else BLOCK, BLOCK, width)
+
+
+def _held(rows: int, vectors: int, width: int, most: int) -> _Way:
+    lanes = 1 << (vectors - 1).bit_length()
+    if lanes > 32:
+        lanes = 32
+        while most * lanes < vectors or (rows * lanes < _FEW and lanes < min(vectors, _MOST)):
+            lanes *= 2
+        held = -(-vectors // lanes)
+        fewer = -(-vectors // (held * 32)) * 32  # as many each, with no lane too many
+        lanes = fewer if fewer * held == vectors else lanes
+    held = -(-vectors // lanes)
+    block = lanes * max(1, _LEAST // lanes)
+    return _Way(lanes, block, width, held, held * lanes == vectors)
+
+
 def _source(call: Call, x: Array, axes: Sequence[int], walks: int) -> _Source:
     found = call.inlined(x)
     if found is not None:
@@ -145,7 +198,7 @@ def _place(leaf: Array, x: Array, length: int, axes: Sequence[int]) -> str:
 
 def reduce_rows(call: Call, x: Array, y: Array, axes: Sequence[int], how: Accumulator, finish: str, name: str) -> Array:
     """y gets one element for each row of x along the axes: `finish` is an expression in the state a and the row's length n."""
-    return _launch(call, x, y, axes, how, f"if (!lane) y[row] = down<Y>({finish});", "", name, {})
+    return _launch(call, x, y, axes, _Work(how, finish=f"if (!lane) y[row] = down<Y>({finish});"), name, {})
 
 
 def rewrite_rows(
@@ -158,51 +211,53 @@ def rewrite_rows(
     name: str,
     *,
     between: Sequence[str] = (),
+    in_fewer: tuple[Accumulator, str] | None = None,
     **given: Any,
 ) -> Array:
     """y gets an element for each of x: `each` is an expression in x, its place `at`, its number r in the row, and the row's state a.
 
     between: up to three parts that come before that: statements; one that takes x into the sum b, for which the row is walked a second
-    time; statements that may read b. given: arrays and numbers that the expressions name.
+    time; statements that may read b. in_fewer: another `how` and `each`, with nothing between, for rows that each walk reads anew.
+    given: arrays and numbers that the expressions name.
     """
-    return _launch(call, x, y, axes, how, "", each, name, given, between)
+    fewer = None if in_fewer is None else _Work(in_fewer[0], each=in_fewer[1])
+    return _launch(call, x, y, axes, _Work(how, each=each, between=between, fewer=fewer), name, given)
 
 
-def _launch(
-    call: Call,
-    x: Array,
-    y: Array,
-    axes: Sequence[int],
-    how: Accumulator,
-    finish: str,
-    each: str,
-    name: str,
-    given: dict[str, Any],
-    between: Sequence[str] = (),
-) -> Array:
+@dataclass(frozen=True)
+class _Work:
+    """What is done with a row: see rewrite_rows. finish: a statement, in place of `each`."""
+
+    how: Accumulator
+    each: str = ""
+    between: Sequence[str] = ()
+    finish: str = ""
+    fewer: _Work | None = None
+
+    @property
+    def walks(self) -> int:
+        return 1 + bool(self.each) + (len(self.between) > 1)
+
+
+def _launch(call: Call, x: Array, y: Array, axes: Sequence[int], work: _Work, name: str, given: dict[str, Any]) -> Array:
     if not y.size:
         return y
-    source = _source(call, x, sorted(axes), 1 + bool(each) + (len(between) > 1))
-    layout = _layout(x.shape, sorted(axes))
-    rows, length = layout.rows, layout.length
-    neighbours = not layout.along or layout.along_steps[-1] == 1
-    lanes = 1
-    if length > 1 and (neighbours or (rows < 2048 and length >= 256)):
-        lanes = 32 if length <= 1024 else 256
-    width = 1
-    if neighbours and lanes > 1:
-        read = max(array.element.size for array, _, place in source.arrays if place != "0")
-        width = max(1, 16 // max(read, y.element.size if each else 1))
-        if len(layout.along) > 1 or length % width or any(step % width for step in layout.kept_steps):
-            width = 1
-    wide = max([x.size, y.size, *(v for v in given.values() if isinstance(v, int))]) > 2**31 - 1 - 16 * BLOCK
+    layout, hold = _layout(x.shape, sorted(axes)), bool(work.each)
+    written = [y.element.size] if hold else []
+    way = _way(layout, [x.element.size, *written], hold=hold)
+    source = _source(call, x, sorted(axes), 1 if way.held else work.walks)
+    way = _way(layout, [*(array.element.size for array, _, place in source.arrays if place != "0"), *written], hold=hold)
+    if not way.held and work.fewer is not None:
+        work = work.fewer
+    rows, length, how = layout.rows, layout.length, work.how
+    wide = max([x.size, y.size, *(v for v in given.values() if isinstance(v, int))]) > 2**31 - 1 - 16 * _MOST
     index = "long long" if wide else "int"
     pointers, numbers = [], []
     arguments: list[tuple[str, Any]] = [("pointer", array) for array, _, _ in source.arrays]
     arguments.append(("pointer", y))
     for key, value in given.items():
         if isinstance(value, Array):
-            pointers.append(f"const {value.element.c}* {key}, ")
+            pointers.append(f"const {value.element.c}* __restrict__ {key}, ")
             arguments.append(("pointer", call.ready(value)))
         else:
             numbers.append(f", {'double' if isinstance(value, float) else 'index'} {key}")
@@ -213,6 +268,7 @@ def _launch(
     arguments += [("double" if isinstance(v, float) else index, v) for v in given.values() if not isinstance(v, Array)]
     inputs = "const X* input, " if not source.declared else "".join(f"const {one.element.c}* {own}, " for one, own, _ in source.arrays)
     r_type, s_type = accumulated(x.element)
+    alike = {key: value for key, value in given.items() if isinstance(value, Array) and value.size == length}
     text = "\n".join(
         [
             f"typedef {index} index; typedef {r_type} R; typedef {s_type} S; typedef {x.element.c} X; typedef {x.element.work} W;",
@@ -220,33 +276,52 @@ def _launch(
             how.functions,
             f"typedef {how.state} A;",
             f"struct Join {{ static DEVICE A join(A a, A b) {{ return {how.join}; }} }};",
-            f'extern "C" __global__ void __launch_bounds__({BLOCK}) ENTRY({inputs}Y* y, {"".join(pointers)}index rows, index n'
+            "struct Plus { static DEVICE R join(R a, R b) { return a + b; } };" if len(work.between) > 1 else "",
+            f'extern "C" __global__ void __launch_bounds__({way.block}) ENTRY({inputs}Y* y, {"".join(pointers)}index rows, index n'
             f"{sizes}{steps}{''.join(numbers)}) {{",
-            f"    const int lane = threadIdx.x % {lanes};",
-            f"    const index row = (index)blockIdx.x * {BLOCK // lanes} + threadIdx.x / {lanes};",
+            f"    const int lane = threadIdx.x % {way.lanes};",
+            f"    const index row = (index)blockIdx.x * {way.block // way.lanes} + threadIdx.x / {way.lanes};",
             "    const bool there = row < rows;",
             "    index base = 0;",
             f"    {{ {_offset('row', layout.kept, 'k', 'base')} }}",
-            f"    A a = {how.start};",
-            f"    if (there) {_loop(source, layout, lanes, width, how.step)}",
-            f"    a = together<{lanes}, {BLOCK}, Join>(a);" if lanes > 1 else "",
-            _between(source, between, layout, lanes, width),
-            "    if (!there) return;",
-            f"    {finish}",
-            f"    {_loop(source, layout, lanes, width, '', each) if each else ''}",
+            *_body(source, layout, way, work, alike),
             "}",
         ]
     )
-    blocks = math.ceil(rows / (BLOCK // lanes))
+    blocks = math.ceil(rows / (way.block // way.lanes))
     arrays = [value for value in given.values() if isinstance(value, Array)]
     read_here = [array for array, _, _ in source.arrays]
-    same = [(y, one) for one, _, place in source.arrays if each and place == "at" and one.element.size == y.element.size]
-    again = arithmetic(source.declared) * (1 + bool(each) + (len(between) > 1))
-    taken = sum(map(arithmetic, (how.step, how.functions, each, *between[1:2]))) + again
-    operations = rows * (length * taken + sum(map(arithmetic, (finish, *between[0:1], *between[2:]))))
+    same = [(y, one) for one, _, place in source.arrays if hold and place == "at" and one.element.size == y.element.size]
+    taken = sum(map(arithmetic, (how.step, how.functions, work.each, *work.between[1:2])))
+    taken += arithmetic(source.declared) * (1 if way.held else work.walks)
+    operations = rows * (length * taken + sum(map(arithmetic, (work.finish, *work.between[0:1], *work.between[2:]))))
     reads = [*read_here, *arrays]
-    call.launch(text + "\n", name, (blocks, 1, 1), BLOCK, arguments, reads=reads, writes=[y], in_place=same, operations=operations)
+    call.launch(text + "\n", name, (blocks, 1, 1), way.block, arguments, reads=reads, writes=[y], in_place=same, operations=operations)
     return y
+
+
+def _body(source: _Source, layout: _Layout, way: _Way, work: _Work, alike: dict[str, Array]) -> list[str]:
+    """The walks over a row, and what stands between them. alike: arrays of a row's length, which are read as the row is."""
+    before, statement, after = work.between if len(work.between) == 3 else ("".join(work.between), "", "")
+    joined = f" = together<{way.lanes}, {way.block}, " if way.lanes > 1 else ""
+
+    def walk(step: str) -> str:
+        if way.held:
+            return _over_held(way, f"const W x = up(kept[k].at[j]); {step}")
+        return _loop(source, layout, way, step)
+
+    lines = [_held_loads(source, way)] if way.held else []
+    lines += [f"    A a = {work.how.start};", f"    if (there) {{ {walk(work.how.step)} }}"]
+    lines += [f"    a{joined}Join>(a);"] if joined else []
+    lines.append(f"    {before}")
+    if statement:
+        lines += ["    R b = 0;", f"    if (there) {{ {walk(statement)} }}"]
+        lines += [f"    b{joined}Plus>(b);"] if joined else []
+        lines.append(f"    {after}")
+    lines += ["    if (!there) return;", f"    {work.finish}"]
+    if work.each:
+        lines.append(f"    {_held_stores(way, work.each, alike) if way.held else _loop(source, layout, way, '', work.each)}")
+    return lines
 
 
 def _offset(of: str, sizes: Sequence[int], prefix: str, into: str) -> str:
@@ -258,9 +333,11 @@ def _offset(of: str, sizes: Sequence[int], prefix: str, into: str) -> str:
     return f"{coordinates(of, names, prefix + 'c')} {into} += {terms};"
 
 
-def _loop(source: _Source, layout: _Layout, lanes: int, width: int, step: str, each: str = "") -> str:
-    """A walk over the row's elements, which either takes each into the state or writes it anew."""
-    head = f"for (index r0 = lane * {width}; r0 < n; r0 += {lanes * width}) {{ index at0 = base; "
+def _loop(source: _Source, layout: _Layout, way: _Way, step: str, each: str = "") -> str:
+    """A walk over the row's elements in memory, which either takes each into the state or writes it anew."""
+    width = way.width
+    head = "" if way.lanes == 1 or each else "\n#pragma unroll 4\n"
+    head += f"for (index r0 = lane * {width}; r0 < n; r0 += {way.lanes * width}) {{ index at0 = base; "
     head += f"{{ {_offset('r0', layout.along, 'a', 'at0')} }} "
     if width == 1:
         act = f"y[at] = down<Y>({each});" if each else step
@@ -273,12 +350,30 @@ def _loop(source: _Source, layout: _Layout, lanes: int, width: int, step: str, e
     return head + load + store
 
 
-def _between(source: _Source, parts: Sequence[str], layout: _Layout, lanes: int, width: int) -> str:
-    """What stands between the first walk over a row and the one that writes."""
-    if len(parts) < 2:
-        return f"    {''.join(parts)}"
-    before, statement, after = parts
-    plus = "struct Plus { static DEVICE R join(R a, R b) { return a + b; } };"
-    walk = f"R b = 0; if (there) {_loop(source, layout, lanes, width, statement)}"
-    join = f" b = together<{lanes}, {BLOCK}, Plus>(b);" if lanes > 1 else ""
-    return f"    {plus} {before} {walk}{join} {after}"
+def _vectors(way: _Way, act: str) -> str:
+    """Something done for each of the vectors k that a thread holds, the first element of which is the r0-th of the row."""
+    guard = "" if way.whole else "if (r0 < n) "
+    place = f"const index r0 = (k * {way.lanes} + lane) * {way.width}, at0 = base + r0;"
+    return f"\n#pragma unroll\n    for (int k = 0; k < {way.held}; ++k) {{ {place} {guard}{{ {act} }} }}"
+
+
+def _over_held(way: _Way, act: str) -> str:
+    return _vectors(way, f"for (int j = 0; j < {way.width}; ++j) {{ const index r = r0 + j, at = at0 + j; {act} }}")
+
+
+def _held_loads(source: _Source, way: _Way) -> str:
+    load = f"kept[k] = *(const pack<X, {way.width}>*)(input + at0);"
+    if source.declared:
+        load = f"{source.loads(way.width)} for (int j = 0; j < {way.width}; ++j) kept[k].at[j] = down<X>({source.loaded()});"
+    return f"    pack<X, {way.width}> kept[{way.held}];\n    if (there) {{ {_vectors(way, load)} }}"
+
+
+def _held_stores(way: _Way, each: str, alike: dict[str, Array]) -> str:
+    load = ""
+    for key, array in alike.items():
+        each, found = re.subn(rf"\b{key}\[r\]", f"{key}_.at[j]", each)
+        kind = f"pack<{array.element.c}, {way.width}>"
+        load += f"const {kind} {key}_ = *(const {kind}*)({key} + r0); " if found else ""
+    inner = f"for (int j = 0; j < {way.width}; ++j) {{ const index r = r0 + j, at = at0 + j; const W x = up(kept[k].at[j]);"
+    store = f"{load}pack<Y, {way.width}> made; {inner} made.at[j] = down<Y>({each}); }} *(pack<Y, {way.width}>*)(y + at0) = made;"
+    return _vectors(way, store)

@@ -10,10 +10,11 @@ import numpy as np
 
 from turnout_cuda.array import Array
 from turnout_cuda.call import Call, Given
-from turnout_cuda.element import ANY, INDEX
+from turnout_cuda.element import ANY, ELEMENTS, INDEX
 from turnout_cuda.fuse import broadcast_strides, collapse
 from turnout_cuda.kernel import operator
 from turnout_cuda.source import coordinates
+from turnout_cuda.templates import launch_file
 
 __all__ = ["strided"]
 
@@ -25,15 +26,72 @@ def strided(call: Call, x: Array, shape: Sequence[int], steps: Sequence[int], st
     sizes, (_, strides) = collapse(shape, [[step or 1 for step in dense], steps])
     if not sizes:
         sizes, strides = [1], [1]
+    target, width = call.ready(y), 1
+    if strides[-1] == 1:  # neighbours stay neighbours: as many as a load takes move as one
+        width = math.gcd(_VECTOR // x.element.size, sizes[-1], start, *strides[:-1])
+        target, x = _as_wide(target, width), _as_wide(call.ready(x), width)
+        sizes, strides = [*sizes[:-1], sizes[-1] // width], [*(step // width for step in strides[:-1]), 1]
     decode = coordinates("i", ["", *(f"n{axis}" for axis in range(1, len(sizes)))], "c")
     place = " + ".join(f"c{axis} * s{axis}" for axis in range(len(sizes)))
-    return call.each(y, f"{decode} y[i] = x[start + {place}];", bits=True, name=name, x=x, n=sizes, s=strides, start=start)
+    body = f"{decode} y[i] = x[start + {place}];"
+    call.each(target, body, bits=True, name=name, x=x, n=sizes, s=strides, start=start // width)
+    return y
+
+
+_VECTOR = 16
+"""Bytes of the widest load."""
+_BITS = {1: "uint8", 2: "uint16", 4: "uint32", 8: "uint64", 16: "complex128"}
+
+
+def _as_wide(array: Array, width: int) -> Array:
+    """The same memory as elements of so many times the size; the array itself where that is the same."""
+    if width == 1:
+        return array
+    return Array((array.size // width,), ELEMENTS[_BITS[array.element.size * width]], array.buffer)
 
 
 def transposed(call: Call, x: Array, order: Sequence[int]) -> Array:
     """The axes in another order."""
-    steps = [step or 1 for step in broadcast_strides(x.shape, x.shape)]
-    return strided(call, x, [x.shape[axis] for axis in order], [steps[axis] for axis in order], name="Transpose")
+    dense = [step or 1 for step in broadcast_strides(x.shape, x.shape)]
+    shape, steps = [x.shape[axis] for axis in order], [dense[axis] for axis in order]
+    own = [step or 1 for step in broadcast_strides(shape, shape)]
+    sizes, (targets, sources) = collapse(shape, [own, steps])
+    if 1 in sources[:-1] and x.size < 2**31 - _TILE**2:
+        along = sources.index(1)
+        if min(sizes[along], sizes[-1]) >= _NARROW:
+            return _by_tiles(call, x, call.new(shape, x.element), along, sizes, targets, sources)
+    return strided(call, x, shape, steps, name="Transpose")
+
+
+_TILE, _NARROW = 64, 16
+"""Elements of a tile's edge; and of an axis that is not worth one."""
+
+
+def _by_tiles(call: Call, x: Array, y: Array, along: int, sizes: list[int], targets: list[int], sources: list[int]) -> Array:
+    """x's neighbours become y's axis `along`, y's are far apart in x. targets, sources: elements from one to the next, by y's axes."""
+    size, last = x.element.size, len(sizes) - 1
+    edge = _TILE if size <= 4 else _TILE // 2
+    others = [axis for axis in range(last) if axis != along]
+    ends = sizes[along], sizes[last], *(step for axis, step in enumerate(sources) if axis != along), *targets[:-1]
+    numbers = {"along": sizes[along], "across": sizes[last], "step": targets[along], "stride": sources[last]}
+    numbers |= {"firsts": -(-sizes[along] // edge), "tiles": -(-sizes[last] // edge)}
+    place = "const index first = rest % firsts * TILE; rest /= firsts; const index other = rest % tiles * TILE; rest /= tiles;"
+    for number, axis in enumerate(reversed(others)):
+        place += f" {{ const index c = rest % n{number}; rest /= n{number}; from += c * s{number}; to += c * t{number}; }}"
+        numbers |= {f"n{number}": sizes[axis], f"s{number}": sources[axis], f"t{number}": targets[axis]}
+    moved = {"x": call.ready(x).as_type(_BITS[size]), "y": call.ready(y).as_type(_BITS[size])}
+    launch_file(
+        call,
+        "transpose.cu",
+        constants={"TILE": edge, "VECTOR": math.gcd(_VECTOR // size, *ends), "PLACE": place},
+        arrays=moved,
+        writes=("y",),
+        numbers=numbers,
+        grid=(numbers["firsts"] * numbers["tiles"] * math.prod(sizes[axis] for axis in others), 1, 1),
+        block=256,
+        name="Transpose",
+    )
+    return y
 
 
 @operator("Transpose")
@@ -226,7 +284,7 @@ def compress(call: Call) -> Array:
 
 def gathered(call: Call, y: Array, body: str, x: Array, places: Array, functions: str = "", **numbers: Any) -> Array:
     """Elements moved by places: x and y are taken as bits, the places as the whole numbers that they are."""
-    bits = {1: "uint8", 2: "uint16", 4: "uint32", 8: "uint64", 16: "complex128"}[x.element.size]
+    bits = _BITS[x.element.size]
     call.each(call.ready(y).as_type(bits), body, functions=functions, x=call.ready(x).as_type(bits), places=places, **numbers)
     return y
 

@@ -17,6 +17,15 @@ from turnout_cuda.rows import SUM, Accumulator, reduce_rows, rewrite_rows
 __all__ = ["softmax_axes"]
 
 SQUARES = Accumulator("R", "0", "a += (R)x * (R)x;", "a + b")
+LARGEST = Accumulator(
+    "R",
+    "R(-INFINITY)",
+    "a = fmax((R)x, a);",  # a NaN makes the sum one
+    "fmax(a, b)",
+    # e to the x by the hardware's power of two: off by a few units in the last place for what counts in a sum
+    "DEVICE float raised(float x) { float y; asm(\"ex2.approx.ftz.f32 %0, %1;\" : \"=f\"(y) : \"f\"(x * 1.44269504f)); return y; }\n"
+    "DEVICE double raised(double x) { return exp(x); }",
+)
 _VARIANCE = ("const R mean = a / n;", "b += ((R)x - mean) * ((R)x - mean);", "const R scaled = R(1) / sqrt(b / n + (R)epsilon);")
 """Two walks rather than one of squares: a mean that is large against the deviation would cancel."""
 
@@ -30,14 +39,19 @@ def softmax_axes(call: Call) -> list[int]:
 
 @operator("Softmax", takes=(FLOATS,), lazy=True)
 def softmax(call: Call) -> Array:
-    each = "exp((R)x - a.top) / a.sum"
-    return rewrite_rows(call, call.x, call.new(call.x.shape, call.x.element), softmax_axes(call), EXPONENTIALS, each, "Softmax")
+    return _softmax(call, "raised((R)x - a) * over", "exp((R)x - a.top) / a.sum", "const R over = R(1) / b;")
 
 
 @operator("LogSoftmax", takes=(FLOATS,), lazy=True)
 def log_softmax(call: Call) -> Array:
-    each = "(R)x - a.top - log(a.sum)"
-    return rewrite_rows(call, call.x, call.new(call.x.shape, call.x.element), softmax_axes(call), EXPONENTIALS, each, "LogSoftmax")
+    return _softmax(call, "(R)x - a - logarithm", "(R)x - a.top - log(a.sum)", "const R logarithm = log(b);")
+
+
+def _softmax(call: Call, each: str, in_fewer: str, after: str) -> Array:
+    """The largest, then the sum, then the elements where a row is held; the sum along with the largest where it is read again."""
+    x, between = call.x, ("", "b += raised((R)x - a);", after)
+    y, fewer = call.new(x.shape, x.element), (EXPONENTIALS, in_fewer)
+    return rewrite_rows(call, x, y, softmax_axes(call), LARGEST, each, call.node.op_type, between=between, in_fewer=fewer)
 
 
 @operator("LayerNormalization", since=17, takes=(FLOATS,), lazy=True)
