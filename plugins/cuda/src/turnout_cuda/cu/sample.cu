@@ -2,10 +2,15 @@
 //
 // Weights are exp((x - largest) / temperature) in whole numbers of 2^-40, so that their sums depend on no order, and a draw is the same each time.
 // Which token the cut falls on is found by the digits of the logits' bits, in an order that compares as floats do (a radix select, as in
-// Alabi et al., "Fast k-selection algorithms for graphics processing units", 2012), over counts or over weights; nothing is sorted.
+// Alabi et al., "Fast k-selection algorithms for graphics processing units", 2012), over counts or over weights. That is for the rare case: mostly
+// a few hundred of the likeliest tokens hold all that can be chosen. They are the `wanted` largest or more if each is no less than the wanted-th
+// largest of what the threads have found best among their own tokens; those are sorted, and one running sum of their weights answers everything.
 typedef unsigned long long whole;
 constexpr int THREADS = 1024, COPIES = 16, DIGITS = 256;
+constexpr int LISTED = THREADS, WANTED = 256;  // tokens that are sorted at most, and looked for where no number is given
+constexpr int VECTOR = 16 / sizeof(logits_t), BATCH = 32 / VECTOR;  // of logits: of a load, and loads under way at once
 constexpr whole ONE = 1ull << 40;
+typedef pack<logits_t, VECTOR> Vector;
 
 struct Sum { static DEVICE whole join(whole a, whole b) { return a + b; } };
 struct Largest { static DEVICE whole join(whole a, whole b) { return a > b ? a : b; } };
@@ -31,18 +36,28 @@ DEVICE whole running(whole own) {
 }
 
 struct Tokens {
-    const logits_t* logits;
-    const seen_t* seen;
+    const unsigned* keys;
     int vocabulary;
-    float penalty, largest, colder;
+    float largest, colder;
 
-    DEVICE unsigned key(int i) const {
-        const float x = up(logits[i]);
-        return key_of(penalty == 1 || !seen[i] ? x : x > 0 ? x / penalty : x * penalty);
-    }
     DEVICE whole weight(unsigned key) const {
         const float w = expf((number_of(key) - largest) * colder);
         return w > 0 ? (whole)(w * (float)ONE) : 0;
+    }
+    // f(number, key) of the tokens from `begin` to before `end` that are the LANES threads' `lane`-th; begin is a multiple of 4
+    template <int LANES, class F> DEVICE void each(int lane, int begin, int end, F f) const {
+        typedef pack<unsigned, 4> Four;
+        int i = begin + lane * 4;
+        Four next = Four{};
+        if (i + 4 <= end) next = *(const Four*)(keys + i);
+#pragma unroll 1
+        for (; i + 4 <= end; i += LANES * 4) {
+            const Four read = next;
+            if (i + LANES * 4 + 4 <= end) next = *(const Four*)(keys + i + LANES * 4);
+            for (int j = 0; j < 4; ++j) f(i + j, read.at[j]);
+        }
+#pragma unroll 1
+        for (int last = i + 4; i < end && i < last; ++i) f(i, keys[i]);
     }
 };
 
@@ -55,15 +70,15 @@ __shared__ int shared_token;
 template <bool WEIGHTS> DEVICE Cut cut(const Tokens& tokens, whole target) {
     unsigned prefix = 0;
     whole before = 0;
+#pragma unroll 1
     for (int shift = 24; shift >= 0; shift -= 8) {
         for (int i = threadIdx.x; i < COPIES * DIGITS; i += THREADS) bins[i / DIGITS][i % DIGITS] = 0;
         __syncthreads();
-#pragma unroll 1
-        for (int i = threadIdx.x; i < tokens.vocabulary; i += THREADS) {
-            const unsigned key = tokens.key(i);
+        tokens.each<THREADS>(threadIdx.x, 0, tokens.vocabulary, [&](int i, unsigned key) {
+            if (shift < 24 && key >> (shift + 8) != prefix) return;
             const whole measure = WEIGHTS ? tokens.weight(key) : 1;
-            if (measure && (shift == 24 || key >> (shift + 8) == prefix)) atomicAdd(&bins[threadIdx.x / 32 % COPIES][key >> shift & 255], measure);
-        }
+            if (measure) atomicAdd(&bins[threadIdx.x / 32 % COPIES][key >> shift & 255], measure);
+        });
         __syncthreads();
         if (threadIdx.x < DIGITS) {
             whole all = 0;
@@ -93,18 +108,25 @@ template <bool WEIGHTS> DEVICE Cut cut(const Tokens& tokens, whole target) {
     return Cut{prefix, before, (target - before) / each};
 }
 
-// The first token, in their own order, with which the measure of all so far exceeds `target`.
-template <class F> DEVICE int by_number(int vocabulary, whole target, F measure) {
+// The sum over the block's threads up to this one.
+DEVICE whole running_of_block(whole own) {
     __shared__ whole ends[THREADS / 32];
-    const int share = (vocabulary + THREADS - 1) / THREADS, first = threadIdx.x * share;
-    const int last = first + share < vocabulary ? first + share : vocabulary;
-    whole own = 0;
-#pragma unroll 1
-    for (int i = first; i < last; ++i) own += measure(i);
     whole reached = running(own);
+    __syncthreads();
     if (threadIdx.x % 32 == 31) ends[threadIdx.x / 32] = reached;
     __syncthreads();
     for (int warp = 0; warp < threadIdx.x / 32; ++warp) reached += ends[warp];
+    return reached;
+}
+
+// The first token from `begin` to before `end`, in their own order, with which the measure of all so far exceeds `target`.
+template <class F> DEVICE int by_number(int begin, int end, whole target, F measure) {
+    const int share = (end - begin + THREADS - 1) / THREADS, first = begin + threadIdx.x * share;
+    const int last = first + share < end ? first + share : end;
+    whole own = 0;
+#pragma unroll 1
+    for (int i = first; i < last; ++i) own += measure(i);
+    const whole reached = running_of_block(own);
     whole start = reached - own;
     if (start <= target && target < reached) {
         int i = first;
@@ -115,54 +137,181 @@ template <class F> DEVICE int by_number(int vocabulary, whole target, F measure)
     return shared_token;
 }
 
-template <class F> DEVICE whole total_of(int vocabulary, F measure) {
+template <class F> DEVICE whole total_of(const Tokens& tokens, F measure) {
     whole sum = 0;
-#pragma unroll 1
-    for (int i = threadIdx.x; i < vocabulary; i += THREADS) sum += measure(i);
+    tokens.each<THREADS>(threadIdx.x, 0, tokens.vocabulary, [&](int i, unsigned key) { sum += measure(key); });
     return together<THREADS, THREADS, Sum>(sum);
 }
 
-DEVICE int drawn(const Tokens& tokens, int top_k, double top_p, double min_p, double draw) {
-    const auto weight = [&](int i) { return tokens.weight(tokens.key(i)); };
+DEVICE whole target_of(double draw, whole total) {
+    const whole target = (whole)(draw * (double)total);
+    return target < total ? target : total - 1;
+}
+
+// A draw from all that are likely enough, in their own order: each warp sums up a stretch, and the block looks into the one that is hit.
+DEVICE int drawn_of_all(const Tokens& tokens, whole least, double draw) {
+    __shared__ whole sums[THREADS / 32];
+    const int stretch = (tokens.vocabulary + THREADS * VECTOR - 1) / (THREADS * VECTOR) * 32 * VECTOR, begin = threadIdx.x / 32 * stretch;
+    const int end = begin + stretch < tokens.vocabulary ? begin + stretch : tokens.vocabulary;
+    const auto measure = [&](unsigned key) { const whole w = tokens.weight(key); return w >= least ? w : 0; };
+    whole own = 0;
+    if (begin < end) tokens.each<32>(threadIdx.x % 32, begin, end, [&](int i, unsigned key) { own += measure(key); });
+    own = running(own);
+    if (threadIdx.x % 32 == 31) sums[threadIdx.x / 32] = own;
+    __syncthreads();
+    whole total = 0;
+    for (int warp = 0; warp < THREADS / 32; ++warp) total += sums[warp];
+    whole target = target_of(draw, total);
+    int warp = 0;
+    for (; sums[warp] <= target; ++warp) target -= sums[warp];
+    const int last = (warp + 1) * stretch < tokens.vocabulary ? (warp + 1) * stretch : tokens.vocabulary;
+    return by_number(warp * stretch, last, target, [&](int i) { return measure(tokens.keys[i]); });
+}
+
+// The place, from the likeliest on, with which the running sum exceeds `target`: `reached` is that of the thread's own place.
+DEVICE int place_of(whole target, whole reached, whole own) {
+    __shared__ int found;
+    __syncthreads();
+    if (reached - own <= target && target < reached) found = threadIdx.x;
+    __syncthreads();
+    return found;
+}
+
+// The token drawn where those that are sorted hold it for sure; -1 where they may not. `best`: the thread's likeliest token.
+DEVICE int drawn_of_likeliest(const Tokens& tokens, whole best, int top_k, double top_p, whole least, double draw) {
+    __shared__ int listed;
+    whole *list = &bins[0][0], *sorted = list + LISTED;
+    unsigned* ranks = (unsigned*)(sorted + LISTED);
+    const int wanted = top_k ? top_k : WANTED;
+    if (wanted > WANTED) return -1;
+    if (!threadIdx.x) listed = 0;
+    ranks[threadIdx.x] = 0;
+    unsigned bound = 0;
+    for (unsigned bit = 1u << 31; bit >= 1u << 10; bit >>= 1)
+        if (__syncthreads_count((unsigned)(best >> 32) >= (bound | bit)) >= wanted) bound |= bit;
+    whole total = 0;
+    const auto take = [&](int i, unsigned key) {
+        if (key < bound) return;
+        const int place = atomicAdd(&listed, 1);
+        if (place < LISTED) list[place] = (whole)key << 32 | ~(unsigned)i;
+    };
+    if (!top_k) total = total_of(tokens, [&](unsigned key) { return tokens.weight(key); });
+    tokens.each<THREADS>(threadIdx.x, 0, tokens.vocabulary, take);
+    __syncthreads();
+    const int count = listed;
+    if (count > LISTED) return -1;
+    int columns = 32;  // threads that have a token of the list each; the others take a part of the comparisons
+    while (columns < count) columns *= 2;
+    const int column = threadIdx.x % columns;
+    if (column < count) {
+        unsigned before = 0;
+        for (int i = threadIdx.x / columns; i < count; i += THREADS / columns) before += list[i] > list[column];
+        atomicAdd(&ranks[column], before);
+    }
+    __syncthreads();
+    if (threadIdx.x < count) sorted[ranks[threadIdx.x]] = list[threadIdx.x];
+    __syncthreads();
+    const whole own = threadIdx.x < count ? tokens.weight(sorted[threadIdx.x] >> 32) : 0;
+    const whole reached = running_of_block(own);
+    const int kept = top_k < count ? top_k : count;
+    __shared__ whole sum_of_kept, sum_of_likely;
+    if (!threadIdx.x) sum_of_likely = 0;
+    __syncthreads();
+    if (threadIdx.x == (top_k ? kept : count) - 1) sum_of_kept = reached;
+    if (threadIdx.x < count && own >= least) atomicMax(&sum_of_likely, reached);
+    __syncthreads();
+    if (top_k) total = sum_of_kept;
+    if (top_p < 1) {
+        const whole due = (whole)ceil(top_p * (double)total), target = due ? due - 1 : 0;
+        if (!top_k && target >= sum_of_kept) return -1;
+        const int last = place_of(target, reached, own);
+        if (threadIdx.x == last) sum_of_kept = reached;
+        __syncthreads();
+        total = sum_of_kept;
+    }
+    if (least && sum_of_likely < total) total = sum_of_likely;
+    return ~(unsigned)sorted[place_of(target_of(draw, total), reached, own)];
+}
+
+// The same of any number of tokens.
+DEVICE int drawn(const Tokens& tokens, int top_k, double top_p, whole least, double draw) {
     const int vocabulary = tokens.vocabulary;
-    whole total, least = (whole)ceil(min_p * (double)ONE);
+    const auto weight = [&](unsigned key) { return tokens.weight(key); };
+    whole total;
+    __syncthreads();
     if (top_k) {
         const Cut last = cut<false>(tokens, (top_k < vocabulary ? top_k : vocabulary) - 1);
-        total = total_of(vocabulary, [&](int i) { const unsigned key = tokens.key(i); return key > last.key ? tokens.weight(key) : 0; });
+        total = total_of(tokens, [&](unsigned key) { return key > last.key ? tokens.weight(key) : 0; });
         total += (last.equals + 1) * tokens.weight(last.key);
     } else {
-        total = total_of(vocabulary, weight);
+        total = total_of(tokens, weight);
     }
     if (top_p < 1) {
         const whole due = (whole)ceil(top_p * (double)total);
         const Cut last = cut<true>(tokens, due ? due - 1 : 0);
         total = last.before + (last.equals + 1) * tokens.weight(last.key);
     }
-    if (min_p > 0) {
-        const whole likely = total_of(vocabulary, [&](int i) { const whole w = weight(i); return w >= least ? w : 0; });
+    if (least) {
+        const whole likely = total_of(tokens, [&](unsigned key) { const whole w = tokens.weight(key); return w >= least ? w : 0; });
         total = likely < total ? likely : total;
     }
-    whole target = (whole)(draw * (double)total);
-    target = target < total ? target : total - 1;
-    if (top_k || top_p < 1) {  // the likeliest first, as on the host
-        const Cut here = cut<true>(tokens, target);
-        return by_number(vocabulary, here.equals, [&](int i) -> whole { return tokens.key(i) == here.key; });
+    const Cut here = cut<true>(tokens, target_of(draw, total));  // the likeliest first, as on the host
+    return by_number(0, vocabulary, here.equals, [&](int i) -> whole { return tokens.keys[i] == here.key; });
+}
+
+DEVICE int chosen_of(const Tokens& tokens, whole best, int top_k, double top_p, double min_p, double draw) {
+    const whole least = min_p > 0 ? (whole)ceil(min_p * (double)ONE) : 0;
+    if (!top_k && top_p >= 1) return drawn_of_all(tokens, least, draw);
+    const int found = drawn_of_likeliest(tokens, best, top_k, top_p, least, draw);
+    return found >= 0 ? found : drawn(tokens, top_k, top_p, least, draw);
+}
+
+// A thread's likeliest token, of equals the first: its key before its number's complement. Keys are kept where anybody will read them.
+DEVICE whole likeliest(const logits_t* logits, const seen_t* seen, unsigned* keys, int vocabulary, float penalty, bool keep) {
+    whole best = 0;
+    const auto look = [&](int i, unsigned key) { best = Largest::join(best, (whole)key << 32 | ~(unsigned)i); };
+    int done = 0;
+    if (penalty == 1) {
+        done = vocabulary / VECTOR * VECTOR;
+#pragma unroll 1
+        for (int first = threadIdx.x * VECTOR; first < done; first += BATCH * THREADS * VECTOR) {
+            Vector read[BATCH];
+#pragma unroll
+            for (int b = 0; b < BATCH; ++b)
+                if (first + b * THREADS * VECTOR < done) read[b] = *(const Vector*)(logits + first + b * THREADS * VECTOR);
+#pragma unroll
+            for (int b = 0; b < BATCH; ++b) {
+                const int i = first + b * THREADS * VECTOR;
+                pack<unsigned, VECTOR> made;
+                for (int j = 0; j < VECTOR; ++j) made.at[j] = key_of(up(read[b].at[j]));
+                if (i >= done) break;
+                for (int j = 0; j < VECTOR; ++j) look(i + j, made.at[j]);
+                if (keep) *(pack<unsigned, VECTOR>*)(keys + i) = made;
+            }
+        }
     }
-    return by_number(vocabulary, target, [&](int i) { const whole w = weight(i); return w >= least ? w : 0; });
+#pragma unroll 1
+    for (int i = done + threadIdx.x; i < vocabulary; i += THREADS) {
+        const float x = up(logits[i]);
+        const unsigned key = key_of(penalty == 1 || !seen[i] ? x : x > 0 ? x / penalty : x * penalty);
+        look(i, key);
+        if (keep) keys[i] = key;
+    }
+    return best;
 }
 
 // numbers: temperature, top_k, top_p, min_p, repetition penalty, and a draw from [0, 1). seen: 1 for tokens that were, the chosen one among them then.
 extern "C" __global__ void __launch_bounds__(THREADS) ENTRY(PARAMETERS) {
     const double temperature = numbers[0];
-    Tokens tokens{logits, seen, vocabulary, (float)numbers[4], 0, temperature > 0 ? (float)(1 / temperature) : 0};
-    whole best = 0;
-#pragma unroll 1
-    for (int i = threadIdx.x; i < vocabulary; i += THREADS) best = Largest::join(best, (whole)tokens.key(i) << 32 | ~(unsigned)i);
-    best = together<THREADS, THREADS, Largest>(best);  // of equals the first
-    tokens.largest = number_of(best >> 32);
+    const bool draws = temperature > 0 && numbers[1] != 1;
+    const whole own = likeliest(logits, seen, keys, vocabulary, (float)numbers[4], draws);
+    const whole best = together<THREADS, THREADS, Largest>(own);
     int chosen = ~(unsigned)best;
-    if (temperature > 0 && numbers[1] != 1) chosen = drawn(tokens, (int)numbers[1], numbers[2], numbers[3], numbers[5]);
-    __syncthreads();
+    if (draws) {
+        const Tokens tokens{keys, vocabulary, number_of(best >> 32), (float)(1 / temperature)};
+        chosen = chosen_of(tokens, own, (int)numbers[1], numbers[2], numbers[3], numbers[5]);
+        __syncthreads();
+    }
     if (!threadIdx.x) {
         token[0] = chosen;
         seen[chosen] = 1;
