@@ -279,6 +279,8 @@ def _launch(call: Call, x: Array, y: Array, axes: Sequence[int], work: _Work, na
             "struct Plus { static DEVICE R join(R a, R b) { return a + b; } };" if len(work.between) > 1 else "",
             f'extern "C" __global__ void __launch_bounds__({way.block}) ENTRY({inputs}Y* y, {"".join(pointers)}index rows, index n'
             f"{sizes}{steps}{''.join(numbers)}) {{",
+            "    let_next_kernel_start();",
+            "    await_earlier_kernels();",
             f"    const int lane = threadIdx.x % {way.lanes};",
             f"    const index row = (index)blockIdx.x * {way.block // way.lanes} + threadIdx.x / {way.lanes};",
             "    const bool there = row < rows;",

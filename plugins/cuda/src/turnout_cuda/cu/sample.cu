@@ -302,6 +302,8 @@ DEVICE whole likeliest(const logits_t* logits, const seen_t* seen, unsigned* key
 
 // numbers: temperature, top_k, top_p, min_p, repetition penalty, and a draw from [0, 1). seen: 1 for tokens that were, the chosen one among them then.
 extern "C" __global__ void __launch_bounds__(THREADS) ENTRY(PARAMETERS) {
+    let_next_kernel_start();
+    await_earlier_kernels();
     const double temperature = numbers[0];
     const bool draws = temperature > 0 && numbers[1] != 1;
     const whole own = likeliest(logits, seen, keys, vocabulary, (float)numbers[4], draws);

@@ -6,6 +6,8 @@ typedef int index;
 typedef pack<x_t, VECTOR> Vector;
 
 extern "C" __global__ void __launch_bounds__(THREADS) ENTRY(PARAMETERS) {
+    let_next_kernel_start();
+    await_earlier_kernels();
     constexpr int PITCH = TILE + (sizeof(x_t) < 4 ? 4 / sizeof(x_t) : 1);
     __shared__ x_t tile[TILE][PITCH];
     index from = 0, to = 0, rest = blockIdx.x;

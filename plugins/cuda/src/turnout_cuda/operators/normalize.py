@@ -23,7 +23,7 @@ LARGEST = Accumulator(
     "a = fmax((R)x, a);",  # a NaN makes the sum one
     "fmax(a, b)",
     # e to the x by the hardware's power of two: off by a few units in the last place for what counts in a sum
-    "DEVICE float raised(float x) { float y; asm(\"ex2.approx.ftz.f32 %0, %1;\" : \"=f\"(y) : \"f\"(x * 1.44269504f)); return y; }\n"
+    'DEVICE float raised(float x) { float y; asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x * 1.44269504f)); return y; }\n'
     "DEVICE double raised(double x) { return exp(x); }",
 )
 _VARIANCE = ("const R mean = a / n;", "b += ((R)x - mean) * ((R)x - mean);", "const R scaled = R(1) / sqrt(b / n + (R)epsilon);")

@@ -39,15 +39,18 @@ def skip_simplified_layer_normalization(call: Call) -> list[Array | None]:
         raise call.wrong(f"scales of {width} elements are due")
     y, summed = call.new(x.shape, x.element), call.new(x.shape, x.element)
     if x.size:
+        vector = math.gcd(width, 16 // x.element.size)
+        threads = min(1024, -(-width // (32 * vector)) * 32)
+        held = -(-width // (threads * vector))
         launch_file(
             call,
             "add_norm.cu",
-            constants={"VECTOR": math.gcd(width, 16 // x.element.size), "BIAS": int(bias is not None)},
+            constants={"VECTOR": vector, "THREADS": threads, "HELD": held, "BIAS": int(bias is not None)},
             arrays={"x": x, "more": more, "scale": scale, "bias": scale if bias is None else bias, "y": y, "summed": summed},
             writes=("y", "summed"),
             numbers={"width": width, "epsilon": call.real("epsilon", 1e-5)},
             grid=(x.size // width, 1, 1),
-            block=256,
+            block=threads,
         )
     return [y, None, None, summed if call.wants(3) else None]
 
@@ -56,12 +59,25 @@ def skip_simplified_layer_normalization(call: Call) -> list[Array | None]:
 def gated_unit(call: Call) -> Array:
     """The first half of each row through the gate, times the second half. gate: "silu", or "gelu" by its tanh formula."""
     x = call.x
-    width = x.shape[-1] // 2
-    gate = "g / (1 + exp(-g))" if call.attribute("gate", "silu") == "silu" else _GELU
-    body = f"const index row = i / width * 2 * width + i % width; const float g = up(x[row]); y[i] = down<Y>({gate} * up(x[row + width]));"
-    return call.each(call.new([*x.shape[:-1], width], x.element), body, x=x, width=width)
+    width, threads = x.shape[-1] // 2, 128
+    y = call.new([*x.shape[:-1], width], x.element)
+    vector = math.gcd(width, 16 // x.element.size)
+    columns = -(-width // (threads * vector))
+    if y.size:
+        launch_file(
+            call,
+            "gated.cu",
+            constants={"VECTOR": vector, "THREADS": threads, "GATE": _SILU if call.attribute("gate", "silu") == "silu" else _GELU},
+            arrays={"x": x, "y": y},
+            writes=("y",),
+            numbers={"width": width, "columns": columns},
+            grid=(y.size // width * columns, 1, 1),
+            block=threads,
+        )
+    return y
 
 
+_SILU = "g / (1 + exp(-g))"
 _GELU = "g * 0.5f * (1 + tanhf(0.7978845608f * (g + 0.044715f * g * g * g)))"
 
 
