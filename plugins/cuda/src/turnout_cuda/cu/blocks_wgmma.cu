@@ -183,18 +183,26 @@ extern "C" __global__ void __launch_bounds__(384, 1) __cluster_dims__(SPLIT, 1, 
     await_products<0>();
     SETTLED(d);  // nothing reads them before they are there
 
-    // what the lanes hold of 16 rows of w and 8 of x changes places, so that each has four neighbours of a row of y
-    const int first = n0 + half * 64 + warp * 16, q = lane % 4, n = first + (q & 1 ? 8 + 2 * (q - 1) : 2 * q);
+    const int first = n0 + half * 64 + warp * 16, q = lane % 4;
     float added[2] = {};
 #if BIAS
     for (int h = 0; h < 2; ++h) if (first + lane / 4 + h * 8 < N) added[h] = up(bias[first + lane / 4 + h * 8]);
 #endif
+    // the sums of 16 rows of w and 8 of x: two neighbours of a row of w and as many eight rows further
     auto store = [&](int j, const float* sums) {
+#if POWERS
+        for (int e = 0; e < 4; ++e) {
+            const int m = m0 + j * 8 + q * 2 + e % 2, n = first + lane / 4 + e / 2 * 8;
+            if (m < M && n < N) y[(long long)m * N + n] = down<y_t>(sums[e] * powers[m] + added[e / 2]);
+        }
+#else
+        // they change places among the lanes, so that each has four neighbours of a row of y
         const unsigned low = turned(two(sums[0] + added[0], sums[1] + added[0], H()));
         const unsigned high = turned(two(sums[2] + added[1], sums[3] + added[1], H()));
         const unsigned other = __shfl_xor_sync(0xffffffff, q & 1 ? low : high, 1);
-        const int m = m0 + j * 8 + lane / 4;
+        const int m = m0 + j * 8 + lane / 4, n = first + (q & 1 ? 8 + 2 * (q - 1) : 2 * q);
         if (m < M && n < N) *(pack<unsigned, 2>*)(y + (long long)m * N + n) = q & 1 ? pack<unsigned, 2>{other, high} : pack<unsigned, 2>{low, other};
+#endif
     };
 #if SPLIT == 1
     #pragma unroll

@@ -114,7 +114,7 @@ def block_product(call: Call, x: Array, blocks: Blocks, bias: Array | None) -> A
         arrays["powers"] = powers
     if tokens <= FEW:
         _few(call, constants, arrays, blocks, tokens)
-    elif _is_wide(call, blocks, x, tokens):
+    elif _is_wide(call, blocks, x, tokens, powers is not None):
         _wide(call, constants, arrays, blocks, tokens, x)
     else:
         _many(call, constants, arrays, blocks, tokens, x)
@@ -174,10 +174,10 @@ _WIDE_FROM = 17
 """Rows of x from which Hopper's wgmma is the faster, although a tile has many more."""
 
 
-def _is_wide(call: Call, blocks: Blocks, x: Array, tokens: int) -> bool:
-    """Whether Hopper's wgmma takes it: rows of w, x and y that begin at multiples of 16 or 8 bytes, scales that are halves as x is."""
+def _is_wide(call: Call, blocks: Blocks, x: Array, tokens: int, rounded: bool) -> bool:
+    """Whether Hopper's wgmma takes it: rows of w, x and y that begin at multiples of 16 or 8 bytes, scales that may be halves as x is."""
     whole = blocks.bits == 4 and blocks.chunk == 16 and blocks.k % 8 == 0 and blocks.n % 4 == 0
-    halves = x.element.name in ("float16", "bfloat16") and blocks.scales.element == x.element
+    halves = x.element.name in ("float16", "bfloat16") and (rounded or blocks.scales.element == x.element)
     return call.arch == "sm_90a" and whole and halves and tokens >= _WIDE_FROM and min(blocks.n, blocks.k) >= 64
 
 
