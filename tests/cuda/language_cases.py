@@ -97,13 +97,14 @@ def products() -> Iterator[TextCase]:
             name = list(TYPES)[(i + j) % 3]
             yield _product(random, name, (1, tokens), n, k, bits, block, zero, bias=(i + j) % 2 == 0)
     # what Hopper's wgmma takes, with few tiles, whose k is shared, and with rows and columns beyond which nothing is
-    for name, tokens, n, k, block, zero in [
-        ("float16", 150, 132, 328, 32, "packed"),
-        ("bfloat16", 40, 64, 1000, 64, "typed"),
-        ("float16", 20, 72, 200, 16, "none"),
-        ("bfloat16", 70, 140, 200, 128, "packed"),
+    for name, tokens, n, k, bits, block, zero in [
+        ("float16", 150, 132, 328, 4, 32, "packed"),
+        ("bfloat16", 40, 64, 1000, 4, 64, "typed"),
+        ("float16", 20, 72, 200, 4, 16, "none"),
+        ("bfloat16", 70, 140, 200, 4, 128, "packed"),
+        ("float16", 80, 132, 200, 8, 32, "packed"),
     ]:
-        yield _product(random, name, (1, tokens), n, k, 4, block, zero, bias=name == "float16")
+        yield _product(random, name, (1, tokens), n, k, bits, block, zero, bias=name == "float16")
 
 
 def rounded() -> Iterator[TextCase]:

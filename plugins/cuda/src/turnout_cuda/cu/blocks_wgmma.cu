@@ -1,11 +1,12 @@
-// y[m, n] = sum over k of x[m, k] * w[n, k] for many rows of halves, w's numbers of 4 bits in blocks, through Hopper's wgmma: w is its left operand,
+// y[m, n] = sum over k of x[m, k] * w[n, k] for many rows of halves, w's numbers of 4 or 8 bits in blocks, through Hopper's wgmma: w is its left operand,
 // which two warpgroups hold in registers, 64 rows each, made into halves there; x is its right one, TOKENS rows. A third warpgroup fetches slices
 // of 64 along k of both into a ring of STAGES, and what a block's numbers are scaled by. SPLIT blocks, a cluster, share a tile's k, and then its sums.
 #define TILE 128
 #define SLICE 64
 #define IN_SLICE (BLOCK < SLICE ? SLICE / BLOCK : 1)
 #define X_BYTES (TOKENS * SLICE * 2)
-#define W_BYTES (TILE * SLICE / 2)
+#define PIECES (SLICE * BITS / 128)  // of 16 bytes, in a row of a slice of w
+#define W_BYTES (TILE * PIECES * 16)
 #define SLICE_BYTES (X_BYTES + W_BYTES + TILE * IN_SLICE * 16)
 
 #if __CUDA_ARCH_FEAT_SM90_ALL
@@ -14,17 +15,18 @@ struct alignas(16) Terms { unsigned centre, scale, more, unused; };
 
 template <class Half> struct Pair;
 template <> struct Pair<f16> {
-    static const unsigned exponent = 0x64006400u;  // 1024, under which a number of 4 bits lies in the lowest ones
+    static const unsigned exponent = 0x64006400u;  // 1024, under which a number of up to 10 bits lies in the lowest ones
     static DEVICE unsigned sum(unsigned a, unsigned b) { unsigned y; asm("add.rn.f16x2 %0, %1, %2;" : "=r"(y) : "r"(a), "r"(b)); return y; }
     static DEVICE unsigned times(unsigned a, unsigned b) { unsigned y; asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(y) : "r"(a), "r"(b)); return y; }
     static DEVICE unsigned fused(unsigned a, unsigned b, unsigned c) { unsigned y; asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(y) : "r"(a), "r"(b), "r"(c)); return y; }
 };
 template <> struct Pair<bf16> {
-    static const unsigned exponent = 0x43004300u;  // 128
+    static const unsigned exponent = 0x43004300u;  // 128: up to 7 bits
     static DEVICE unsigned sum(unsigned a, unsigned b) { return fused(a, 0x3f803f80u, b); }
     static DEVICE unsigned times(unsigned a, unsigned b) { return fused(a, b, 0x80008000u); }
     static DEVICE unsigned fused(unsigned a, unsigned b, unsigned c) { unsigned y; asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(y) : "r"(a), "r"(b), "r"(c)); return y; }
 };
+#define MIDDLE (1 << (BITS - 1))
 #define CENTRE(zero) ((Pair<H>::exponent | 0x80008000u) + (zero) * 0x10001u)
 
 DEVICE unsigned twice(float a) { return two(a, a, H()); }
@@ -53,15 +55,15 @@ DEVICE void read(Raw& r, int n, int b, bool there, const scales_t* scales, const
 }
 
 DEVICE Terms terms(const Raw& r, int b) {
-    Terms t = {CENTRE(8), 0, 0, 0};
+    Terms t = {CENTRE(MIDDLE), 0, 0, 0};
     if (!r.there) return t;
     t.scale = twice(up(r.scale));
 #if ZERO == 1
-    t.centre = CENTRE((unsigned)r.zero >> (b * BITS % 8) & 15);
+    t.centre = CENTRE((unsigned)r.zero >> (b * BITS % 8) & ((1 << BITS) - 1));
 #endif
     float more = 0.f;
 #if ZERO == 2
-    more = (8.f - (float)up(r.zero)) * up(r.scale);
+    more = ((float)MIDDLE - (float)up(r.zero)) * up(r.scale);
 #endif
 #if OFFSETS
     more += up(r.offset);
@@ -72,19 +74,22 @@ DEVICE Terms terms(const Raw& r, int b) {
 
 // A slice's fragments, four of 16 along k, as wgmma has its left operand in registers: rows r and r + 8, k at 2q, 2q + 1 and 8 further.
 DEVICE void make(unsigned (&a)[4][4], const unsigned char* w, const Terms* t, int row, int q) {
-    const unsigned which = q | (4 + q) << 8;  // byte q of a word, and the same of its upper numbers
     #pragma unroll
     for (int half = 0; half < 2; ++half) {
         const int r = row + half * 8;
-        const pack<unsigned, 4> words[2] = {*(const pack<unsigned, 4>*)(w + r * 16), *(const pack<unsigned, 4>*)(w + W_BYTES / 2 + r * 16)};
+        pack<unsigned, 4> words[PIECES];
+        for (int i = 0; i < PIECES; ++i) words[i] = *(const pack<unsigned, 4>*)(w + (i * TILE + r) * 16);
         #pragma unroll
         for (int step = 0; step < 4; ++step) {
             const Terms block = t[step * 16 / BLOCK * TILE + r];
             #pragma unroll
             for (int c = 0; c < 2; ++c) {
-                const unsigned word = words[step / 2].at[step % 2 * 2 + c];
-                const unsigned raised = (__byte_perm(word, word >> 4, which) & 0x000f000fu) | Pair<H>::exponent;
-                const unsigned whole = Pair<H>::sum(raised, ZERO == 1 ? block.centre : CENTRE(8));
+#if BITS == 4  // byte q of a word, and the same of its upper numbers
+                const unsigned word = words[step / 2].at[step % 2 * 2 + c], both = __byte_perm(word, word >> 4, q | (4 + q) << 8) & 0x000f000fu;
+#else  // bytes 2q and 2q + 1 of two words
+                const unsigned both = __byte_perm(words[step].at[2 * c], words[step].at[2 * c + 1], 2 * q | (2 * q + 1) << 8) & 0x00ff00ffu;
+#endif
+                const unsigned whole = Pair<H>::sum(both | Pair<H>::exponent, ZERO == 1 ? block.centre : CENTRE(MIDDLE));
                 a[step][half + 2 * c] = OFFSETS || ZERO == 2 ? Pair<H>::fused(whole, block.scale, block.more) : Pair<H>::times(whole, block.scale);
             }
         }
@@ -114,7 +119,7 @@ extern "C" __global__ void __launch_bounds__(384, 1) __cluster_dims__(SPLIT, 1, 
         asm volatile("setmaxnreg.dec.sync.aligned.u32 72;");
         const int row = t / 8, piece = t % 8, n = n0 + t;
         const x_t* from = x + (long long)(m0 + row) * K + begin * SLICE + piece * 8;
-        const unsigned char* values = w + (long long)n * blocks * (BLOCK / 2) + begin * (SLICE / 2);
+        const unsigned char* values = w + (long long)n * blocks * (BLOCK * BITS / 8) + begin * (SLICE * BITS / 8);
         Raw raw[AHEAD][IN_SLICE];
         auto read_slice = [&](Raw (&to)[IN_SLICE], int slice) {
             for (int i = 0; i < IN_SLICE; ++i) {
@@ -135,16 +140,16 @@ extern "C" __global__ void __launch_bounds__(384, 1) __cluster_dims__(SPLIT, 1, 
                 const x_t* each = from;
                 #pragma unroll 4
                 for (int i = 0; i < TOKENS / 16; ++i, each += 16 * K) fetch(to + i * 2048, i * 16 < due ? each : x, i * 16 < due);
-                for (int i = 0; i < 2; ++i) {
-                    const bool inside = n < N && slice * SLICE + i * 32 < blocks * BLOCK;
-                    fetch(ring + base + X_BYTES + i * (W_BYTES / 2) + t * 16, inside ? values + i * 16 : w, inside);
+                for (int i = 0; i < PIECES; ++i) {
+                    const bool inside = n < N && slice * SLICE + i * (128 / BITS) < blocks * BLOCK;
+                    fetch(ring + base + X_BYTES + (i * TILE + t) * 16, inside ? values + i * 16 : w, inside);
                 }
                 arrive_with_copies(there + turn.place * 8);
                 Terms* made = (Terms*)(own + base + X_BYTES + W_BYTES) + t;
                 for (int i = 0; i < IN_SLICE; ++i) made[i * TILE] = terms(raw[ahead][i], slice * SLICE / BLOCK + i);
                 arrive(there + turn.place * 8);
                 read_slice(raw[ahead], slice + AHEAD);
-                from += SLICE, values += SLICE / 2;
+                from += SLICE, values += SLICE * BITS / 8;
                 turn.next();
             }
         }

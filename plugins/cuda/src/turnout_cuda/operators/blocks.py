@@ -176,14 +176,15 @@ _WIDE_FROM = 17
 
 def _is_wide(call: Call, blocks: Blocks, x: Array, tokens: int, rounded: bool) -> bool:
     """Whether Hopper's wgmma takes it: rows of w, x and y that begin at multiples of 16 or 8 bytes, scales that may be halves as x is."""
-    whole = blocks.bits == 4 and blocks.chunk == 16 and blocks.k % 8 == 0 and blocks.n % 4 == 0
+    bits = blocks.bits == 4 or (blocks.bits == 8 and x.element.name == "float16")  # no bfloat16 holds all numbers of 8
+    whole = bits and blocks.chunk == 16 and blocks.k % 8 == 0 and blocks.n % 4 == 0
     halves = x.element.name in ("float16", "bfloat16") and (rounded or blocks.scales.element == x.element)
     return call.arch == "sm_90a" and whole and halves and tokens >= _WIDE_FROM and min(blocks.n, blocks.k) >= 64
 
 
 def _wide(call: Call, constants: Mapping[str, int], arrays: Mapping[str, Array], blocks: Blocks, tokens: int, x: Array) -> None:
     high, split = _cut(tokens, blocks)
-    stages = min(8, 200_000 // _slice_bytes(high, blocks.block))
+    stages = min(8, 200_000 // _slice_bytes(high, blocks))
     facts: dict[str, int | str] = {"TOKENS": high, "SPLIT": split, "STAGES": stages, "H": x.element.c}
     launch_file(
         call,
@@ -195,15 +196,15 @@ def _wide(call: Call, constants: Mapping[str, int], arrays: Mapping[str, Array],
         numbers={"M": tokens, "N": blocks.n, "K": blocks.k, "blocks": blocks.blocks},
         grid=(-(-tokens // high) * -(-blocks.n // 128) * split, 1, 1),
         block=384,
-        shared=stages * _slice_bytes(high, blocks.block) + 1024,
+        shared=stages * _slice_bytes(high, blocks) + 1024,
         name=f"wide_{blocks.bits}_bits",
         operations=2 * tokens * blocks.n * blocks.k,
     )
 
 
-def _slice_bytes(high: int, block: int) -> int:
+def _slice_bytes(high: int, blocks: Blocks) -> int:
     """Of shared memory: 64 along k of x, of 128 rows of w, and 16 bytes for each block there."""
-    return 128 * high + 128 * 32 + 128 * 16 * max(1, 64 // block)
+    return 128 * high + 128 * 8 * blocks.bits + 128 * 16 * max(1, 64 // blocks.block)
 
 
 def _cut(tokens: int, blocks: Blocks) -> tuple[int, int]:
