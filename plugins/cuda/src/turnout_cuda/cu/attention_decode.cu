@@ -2,7 +2,8 @@
 // new key are turned here, and the block that looks at the last tokens writes the new key and value into the cache. A block takes up to ROWS of
 // the queries that share a head of keys, and a share of the tokens that are there: as many blocks as there are tokens for, the others leave.
 // A warp takes 16 tokens at a time and keeps a softmax of its own, so that no warp waits for another before the end; whichever block is
-// through last puts the parts of all together.
+// through last puts the parts of all together. CLUSTER (sm_90 and later): they are a cluster, and the first reads the parts out of the others'
+// shared memory.
 //
 // Keys and values go from memory into the tensor cores' registers in pieces of 16 bytes: the order of a sum's parts does not matter, so the
 // four neighbours that a thread holds of a key stand for the places that mma.m16n8k16 gives it; a value's elements are rows of the product,
@@ -20,21 +21,38 @@ struct alignas(16) Piece { unsigned at[4]; };
 DEVICE unsigned low_halves(unsigned a, unsigned b) { return __byte_perm(a, b, 0x5410); }
 DEVICE unsigned high_halves(unsigned a, unsigned b) { return __byte_perm(a, b, 0x7632); }
 
-extern "C" __global__ void __launch_bounds__(THREADS) ENTRY(PARAMETERS) {
+#if CLUSTER
+#define TOGETHER __cluster_dims__(SPLITS, 1, 1)
+DEVICE void meet() { asm volatile("barrier.cluster.arrive.release.aligned; barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
+DEVICE float of_block(const float* mine, int rank) {
+    unsigned its;
+    float x;
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(its) : "r"((unsigned)__cvta_generic_to_shared(mine)), "r"(rank));
+    asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(x) : "r"(its) : "memory");
+    return x;
+}
+#else
+#define TOGETHER
+#endif
+
+extern "C" __global__ void TOGETHER __launch_bounds__(THREADS, RESIDENT) ENTRY(PARAMETERS) {
     let_next_kernel_start();
     await_earlier_kernels();
     __shared__ alignas(16) q_t fresh[ROWS + 2][HEAD];  // the queries, then the new key and the new value
     __shared__ float joined[WARPS][ROWS][HEAD + 2], tops[WARPS][ROWS], sums[WARPS][ROWS];
+#if CLUSTER
+    __shared__ float own[ROWS][PART];
+#endif
     const int t = threadIdx.x, lane = t % 32, warp = t / 32, mine = lane / 4, quarter = lane % 4;
     const int b = blockIdx.y / key_heads, kh = blockIdx.y % key_heads, group = heads / key_heads, row0 = blockIdx.z * ROWS;
     const int count = group - row0 < ROWS ? group - row0 : ROWS;
     const int past = past_of(lengths, b, 1), known = past < capacity ? past : capacity, high = past < capacity ? past + 1 : capacity;
     const int low = window && past - window + 1 > 0 ? past - window + 1 : 0;
 
-    // this block's share of the tokens: a multiple of what its warps take at once
+    // this block's share of the tokens: a multiple of what a warp takes at once, and enough for all warps
     int share = (high - low + SPLITS - 1) / SPLITS;
-    share = (share + STEP - 1) / STEP * STEP;
-    const int blocks = share > 0 ? (high - low + share - 1) / share : 1, from = low + (int)blockIdx.x * share;
+    share = share < LEAST ? LEAST : (share + 15) / 16 * 16;
+    const int blocks = high > low ? (high - low + share - 1) / share : 1, from = low + (int)blockIdx.x * share;
     if ((int)blockIdx.x >= blocks) return;
     const int to = from + share < high ? from + share : high, stored = to < known ? to : known;
     const bool newest = past < capacity && to > past;
@@ -63,20 +81,20 @@ extern "C" __global__ void __launch_bounds__(THREADS) ENTRY(PARAMETERS) {
     const q_t* new_value = (PACKED ? q : v) + ((long long)b * its + (PACKED ? heads + key_heads : 0) + kh) * HEAD;
     const long long place = POSITIONS ? (long long)positions[b] : past;
 #pragma unroll 2
-    for (int e = t; e < (ROWS + 2 * newest) * HEAD; e += THREADS) {
+    for (int e = t; e < (count + 2 * newest) * HEAD; e += THREADS) {
         const int r = e / HEAD, d = e % HEAD;
-        float x = 0;
-        if (r == ROWS + 1) x = up(new_value[d]);
-        else if (r == ROWS || r < count) x = turned_by(r == ROWS ? new_key : queries + r * HEAD, d, place, cosines, sines, rows);
-        fresh[r][d] = down<q_t>(x);
-        if (r >= ROWS && row0 == 0) (r == ROWS ? keys : values)[(((long long)b * key_heads + kh) * capacity + past) * HEAD + d] = down<q_t>(x);
+        const float x = r == count + 1 ? up(new_value[d]) : turned_by(r == count ? new_key : queries + r * HEAD, d, place, cosines, sines, rows);
+        fresh[r < count ? r : r - count + ROWS][d] = down<q_t>(x);
+        if (r >= count && row0 == 0) (r == count ? keys : values)[(((long long)b * key_heads + kh) * capacity + past) * HEAD + d] = down<q_t>(x);
     }
     __syncthreads();
 
-    unsigned query[2 * KEY][4] = {};
-    for (int i = 0; i < KEY; ++i) if (i * 4 + quarter < PIECES) {
+    // Of the 16 rows of a product the queries take 8. The others give the same queries' second halves: what a piece's first half makes of them,
+    // and what its second half makes of the first rows, nobody reads.
+    unsigned query[KEY][4] = {};
+    for (int i = 0; i < KEY; ++i) if (mine < count && i * 4 + quarter < PIECES) {
         const Piece piece = *(const Piece*)&fresh[mine][(i * 4 + quarter) * 8];
-        query[2 * i][0] = piece.at[0], query[2 * i][2] = piece.at[1], query[2 * i + 1][0] = piece.at[2], query[2 * i + 1][2] = piece.at[3];
+        query[i][0] = piece.at[0], query[i][1] = piece.at[2], query[i][2] = piece.at[1], query[i][3] = piece.at[3];
     }
     const float steep = scale * 1.44269504f;  // weights are powers of two
     float seen[VALUE][4][4] = {}, top = -INFINITY, sum = 0;
@@ -88,17 +106,19 @@ extern "C" __global__ void __launch_bounds__(THREADS) ENTRY(PARAMETERS) {
             for (int n = 0; n < 4; ++n) for (int i = 0; i < VALUE; ++i)
                 if (first + n / 2 * 8 + quarter * 2 + n % 2 == past && i * 8 + mine < PIECES) value[n][i] = *(const Piece*)&fresh[ROWS + 1][(i * 8 + mine) * 8];
         }
-        float scores[2][4] = {};
+        float one[2][4] = {}, other[2][4] = {}, scores[2][2];
         for (int i = 0; i < KEY; ++i) for (int n = 0; n < 2; ++n) {
-            multiply(scores[n], query[2 * i], key[n][i].at[0], key[n][i].at[1], q_t());
-            multiply(scores[n], query[2 * i + 1], key[n][i].at[2], key[n][i].at[3], q_t());
+            multiply(one[n], query[i], key[n][i].at[0], key[n][i].at[1], q_t());
+            multiply(other[n], query[i], key[n][i].at[2], key[n][i].at[3], q_t());
         }
         load_keys(first + STEP);
         float largest = top;
         for (int n = 0; n < 2; ++n) for (int i = 0; i < 2; ++i) {
-            float score = scores[n][i] * steep;
+            const float dot = one[n][i] + other[n][i + 2];
 #if CAPPED
-            score = cap * 1.44269504f * tanhf(scores[n][i] * scale / cap);
+            const float score = cap * 1.44269504f * tanhf(dot * scale / cap);
+#else
+            const float score = dot * steep;
 #endif
             scores[n][i] = first + n * 8 + quarter * 2 + i < to ? score : -INFINITY;
             largest = fmaxf(largest, scores[n][i]);
@@ -142,14 +162,31 @@ extern "C" __global__ void __launch_bounds__(THREADS) ENTRY(PARAMETERS) {
             y[(long long)(z + r) * HEAD + d] = down<y_t>(total > 0 ? whole / total : 0.f);
             continue;
         }
-#if SPLITS > 1
+#if CLUSTER
+        own[r][d] = whole;
+        if (d == 0) own[r][HEAD] = most, own[r][HEAD + 1] = total;
+#elif SPLITS > 1
         float* part = parts + ((long long)(z + r) * SPLITS + blockIdx.x) * PART;
         part[d] = whole;
         if (d == 0) part[HEAD] = most, part[HEAD + 1] = total;
 #endif
     }
-#if SPLITS > 1
     if (blocks == 1) return;
+#if CLUSTER
+    meet();
+    if (blockIdx.x == 0) for (int e = t; e < count * HEAD; e += THREADS) {
+        const int r = e / HEAD, d = e % HEAD;
+        float tops_of[SPLITS], most = -INFINITY, whole = 0, total = 0;
+        for (int i = 0; i < SPLITS; ++i) tops_of[i] = i < blocks ? of_block(&own[r][HEAD], i) : -INFINITY, most = fmaxf(most, tops_of[i]);
+        for (int i = 0; i < SPLITS; ++i) if (i < blocks) {
+            const float factor = power_of_two(tops_of[i] - most);
+            whole += of_block(&own[r][d], i) * factor;
+            total += of_block(&own[r][HEAD + 1], i) * factor;
+        }
+        y[(long long)(z + r) * HEAD + d] = down<y_t>(whole / total);
+    }
+    meet();  // no block leaves before its memory is read
+#elif SPLITS > 1
     __shared__ bool last;
     __shared__ float shares[ROWS][SPLITS];
     __threadfence();

@@ -29,8 +29,12 @@ _QUERIES = 4
 _THREADS = 128
 _MANY = 16
 """Queries that share keys from which on the tensor cores are worth it."""
-_ROWS, _WARPS = 8, 4
+_ROWS, _WARPS = 8, 8
 """Of the kernel for one token of a text: queries that share a block, and warps of a block."""
+_CLUSTER, _CLUSTER_BLOCKS = 8, 132
+"""Blocks of a cluster, at most; and how many in all make clusters worth it, where more blocks could share a text's tokens otherwise."""
+_LEAST, _RESIDENT = 64, 1
+"""Tokens of a block, where there are as many; and blocks that share a multiprocessor, at least."""
 _DECODE_SPLITS, _DECODE_BLOCKS = 128, 264
 """Blocks that share a text's tokens there, at most; and how many all texts together are worth."""
 _ENOUGH = 264
@@ -221,9 +225,11 @@ def _decode(call: Call, said: _Cached, keys: Array, values: Array, y: Array, hea
     constants, arrays, numbers = _turning(call, said, b, head)
     across = b * said.key_heads * -(-group // _ROWS)
     splits = max(1, min(_DECODE_SPLITS, -(-capacity // (16 * _WARPS)), -(-_DECODE_BLOCKS // across)))
+    cluster = splits > 1 and across * _CLUSTER >= _CLUSTER_BLOCKS and int(call.arch[3:].rstrip("af")) >= 90
+    splits = min(splits, _CLUSTER) if cluster else splits
     arrays |= {"keys": keys, "values": values, "y": y}
     writes = ["keys", "values", "y"]
-    if splits > 1:
+    if splits > 1 and not cluster:
         arrays["parts"] = call.new((b * said.heads * splits, head + 2), "float32")
         arrays["counts"] = call.constant(np.zeros(across, np.int32))
         writes += ["parts", "counts"]
@@ -231,7 +237,7 @@ def _decode(call: Call, said: _Cached, keys: Array, values: Array, y: Array, hea
         call,
         "attention_decode.cu",
         includes=("fragments.cuh", "cache.cuh"),
-        constants={**constants, "SPLITS": splits, "WARPS": _WARPS, "CAPPED": int(said.cap > 0)},
+        constants={**constants, "SPLITS": splits, "WARPS": _WARPS, "CLUSTER": int(cluster), "LEAST": _LEAST, "RESIDENT": _RESIDENT, "CAPPED": int(said.cap > 0)},
         arrays=arrays,
         writes=writes,
         numbers={**numbers, **_numbers(said, 1, said.heads, head, capacity)},
