@@ -25,9 +25,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 4) ENTRY(PARAMETERS) {
     low = low < 0 ? 0 : low;
     high = high < capacity ? high : capacity;
 #if SPLITS > 1
-    const long long from = (long long)blockIdx.x * share, to = from + share;
-    low = low > from ? low : from;
-    high = high < to ? high : to;
+    long long share = (high - low + SPLITS - 1) / SPLITS;  // of the tokens that are there: as many blocks as there are tokens for, the others leave
+    share = share < STEP ? STEP : share;
+    const int blocks = high > low ? (int)((high - low + share - 1) / share) : 1;
+    if ((int)blockIdx.x >= blocks) return;
+    low += (long long)blockIdx.x * share;
+    high = high < low + share ? high : low + share;
 #endif
 
     float query[QUERIES][VECTOR], seen[QUERIES][VECTOR] = {};
@@ -111,7 +114,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 4) ENTRY(PARAMETERS) {
     __syncthreads();
     if (t == 0) {
         int* count = counts + (long long)blockIdx.z * gridDim.y + blockIdx.y;
-        last = atomicAdd(count, 1) == SPLITS - 1;
+        last = atomicAdd(count, 1) == blocks - 1;
         if (last) *count = 0;  // ready for the next run
     }
     __syncthreads();
@@ -122,11 +125,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 4) ENTRY(PARAMETERS) {
         if (row >= rows) break;
         const volatile float* own = parts + ((long long)blockIdx.z * rows + row) * SPLITS * (HEAD + 2);
         float top = -INFINITY, sum = 0;
-        for (int i = 0; i < SPLITS; ++i) top = fmaxf(top, own[i * (HEAD + 2) + HEAD]);
-        for (int i = 0; i < SPLITS; ++i) if (own[i * (HEAD + 2) + HEAD + 1] > 0) sum += own[i * (HEAD + 2) + HEAD + 1] * exp(own[i * (HEAD + 2) + HEAD] - top);
+        for (int i = 0; i < blocks; ++i) top = fmaxf(top, own[i * (HEAD + 2) + HEAD]);
+        for (int i = 0; i < blocks; ++i) if (own[i * (HEAD + 2) + HEAD + 1] > 0) sum += own[i * (HEAD + 2) + HEAD + 1] * exp(own[i * (HEAD + 2) + HEAD] - top);
         for (int d = t; d < HEAD; d += THREADS) {
             float whole = 0;
-            for (int i = 0; i < SPLITS; ++i)
+            for (int i = 0; i < blocks; ++i)
                 if (own[i * (HEAD + 2) + HEAD + 1] > 0) whole += own[i * (HEAD + 2) + d] * exp(own[i * (HEAD + 2) + HEAD] - top);
             y[(((long long)b * S + row / group) * heads + kh * group + row % group) * HEAD + d] = down<y_t>(sum > 0 ? whole / sum : 0.f);
         }

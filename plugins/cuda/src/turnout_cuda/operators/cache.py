@@ -22,7 +22,7 @@ __all__ = ["OWN"]
 OWN = "turnout.cuda"
 """The domain of operators that only this provider's lowering makes."""
 
-_SHARE, _SPLITS = 256, 64
+_SHARE, _SPLITS = 128, 64
 """Tokens that a block looks at where several share a query, at least; and how many blocks do at most."""
 _QUERIES = 4
 """Queries of a block: they share the keys and values that it loads."""
@@ -293,7 +293,6 @@ def _see(call: Call, said: _Cached, turned: Array, keys: Array, values: Array, y
     lanes = 1 << max(0, -(-head // vector) - 1).bit_length()
     across = b * said.key_heads * -(-rows // queries)
     splits = max(1, min(_SPLITS, -(-capacity // _SHARE), -(-4 * _ENOUGH // across)))
-    share = -(-capacity // splits)
     arrays = {"q": turned, "keys": keys, "values": values, "lengths": said.lengths, "y": y}
     writes = ["y"]
     if splits > 1:
@@ -315,7 +314,7 @@ def _see(call: Call, said: _Cached, turned: Array, keys: Array, values: Array, y
         },
         arrays=arrays,
         writes=writes,
-        numbers={**_numbers(said, s, heads, head, capacity), "share": share},
+        numbers=_numbers(said, s, heads, head, capacity),
         grid=(splits, -(-rows // queries), b * said.key_heads),
         block=_THREADS,
         name="attention_over_cache",
