@@ -10,12 +10,14 @@ from turnout_cuda.array import Array
 from turnout_cuda.call import Call
 from turnout_cuda.templates import launch_file
 
-__all__ = ["Heads", "Seen", "attend", "on_tensor_cores"]
+__all__ = ["MOST_HEADS", "Heads", "Seen", "attend", "on_tensor_cores"]
 
 _ROWS, _THREADS = 64, 128
 """Queries of a block, and its threads."""
 _WIDE_ROWS, _WIDE_HEADS = 128, (64, 96, 128)
 """The same for Hopper's wgmma, and the heads that it takes."""
+MOST_HEADS = 65535
+"""Heads of keys of all texts that one launch takes."""
 _WIDEST = 128
 """Elements of the largest head whose sums a block's registers hold."""
 

@@ -9,7 +9,7 @@ from turnout_cuda.call import Call, Given
 from turnout_cuda.element import BOOL, FLOATS, INDEX
 from turnout_cuda.fuse import broadcast_strides
 from turnout_cuda.kernel import operator
-from turnout_cuda.many_queries import Heads, Seen, attend, on_tensor_cores
+from turnout_cuda.many_queries import MOST_HEADS, Heads, Seen, attend, on_tensor_cores
 from turnout_cuda.operators.move import transposed
 from turnout_cuda.operators.reduce import EXPONENTIALS
 from turnout_cuda.products import product
@@ -112,7 +112,7 @@ def _on_tensor_cores(call: Call) -> list[Array | None] | None:
     (b, hq, s, d), (_, hk, _, dk), (_, hv, _, dv) = (_sizes(one, count) for one, count in zip(given, counts, strict=True))
     alike = d == dk == dv and hk == hv and hk and hq % hk == 0 and len({one.element.name for one in given}) == 1
     ahead = int(call.attribute("right_window_size", -1))
-    if not alike or not call.x.size or ahead >= 0 or not on_tensor_cores(call, call.x.element.name, d):
+    if not alike or not call.x.size or ahead >= 0 or b * hk > MOST_HEADS or not on_tensor_cores(call, call.x.element.name, d):
         return None
     past = [call.optional(4), call.optional(5)]
     for which in (0, 1):

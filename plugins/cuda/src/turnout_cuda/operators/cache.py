@@ -29,14 +29,12 @@ _QUERIES = 4
 _THREADS = 128
 _MANY = 16
 """Queries that share keys from which on the tensor cores are worth it."""
-_ROWS, _WARPS = 8, 8
-"""Of the kernel for one token of a text: queries that share a block, and warps of a block."""
-_CLUSTER, _CLUSTER_BLOCKS = 8, 132
-"""Blocks of a cluster, at most; and how many in all make clusters worth it, where more blocks could share a text's tokens otherwise."""
-_LEAST, _RESIDENT = 64, 1
-"""Tokens of a block, where there are as many; and blocks that share a multiprocessor, at least."""
-_DECODE_SPLITS, _DECODE_BLOCKS = 128, 264
-"""Blocks that share a text's tokens there, at most; and how many all texts together are worth."""
+_ROWS = 8
+"""Of the kernel for one token of a text: queries that share a block."""
+_CLUSTER, _FULL = 8, 132
+"""Blocks of a cluster there, at most, and a large GPU's multiprocessors: where clusters would not fill them, more blocks share a text."""
+_LEAST = 64
+"""Tokens of a block there, where there are as many."""
 _ENOUGH = 264
 """Blocks that fill a large GPU: two on each of 132 multiprocessors."""
 
@@ -224,9 +222,7 @@ def _decode(call: Call, said: _Cached, keys: Array, values: Array, y: Array, hea
     b, capacity, group = y.shape[0], keys.shape[2], said.heads // said.key_heads
     constants, arrays, numbers = _turning(call, said, b, head)
     across = b * said.key_heads * -(-group // _ROWS)
-    splits = max(1, min(_DECODE_SPLITS, -(-capacity // (16 * _WARPS)), -(-_DECODE_BLOCKS // across)))
-    cluster = splits > 1 and across * _CLUSTER >= _CLUSTER_BLOCKS and int(call.arch[3:].rstrip("af")) >= 90
-    splits = min(splits, _CLUSTER) if cluster else splits
+    splits, warps, resident, cluster = _shared(call, across, capacity)
     arrays |= {"keys": keys, "values": values, "y": y}
     writes = ["keys", "values", "y"]
     if splits > 1 and not cluster:
@@ -237,15 +233,33 @@ def _decode(call: Call, said: _Cached, keys: Array, values: Array, y: Array, hea
         call,
         "attention_decode.cu",
         includes=("fragments.cuh", "cache.cuh"),
-        constants={**constants, "SPLITS": splits, "WARPS": _WARPS, "CLUSTER": int(cluster), "LEAST": _LEAST, "RESIDENT": _RESIDENT, "CAPPED": int(said.cap > 0)},
+        constants={
+            **constants,
+            "SPLITS": splits,
+            "WARPS": warps,
+            "RESIDENT": resident,
+            "CLUSTER": int(cluster),
+            "LEAST": _LEAST,
+            "CAPPED": int(said.cap > 0),
+        },
         arrays=arrays,
         writes=writes,
         numbers={**numbers, **_numbers(said, 1, said.heads, head, capacity)},
         grid=(splits, b * said.key_heads, -(-group // _ROWS)),
-        block=32 * _WARPS,
+        block=32 * warps,
         name="attention_of_token",
         operations=4 * y.size * capacity,
     )
+
+
+def _shared(call: Call, across: int, capacity: int) -> tuple[int, int, int, bool]:
+    """How blocks share a text's tokens, by what an H100 took: how many, of how many warps, of how many on a multiprocessor; if as a cluster."""
+    most = max(1, -(-capacity // _LEAST))
+    if across * _CLUSTER < _FULL:
+        return min(most, -(-_FULL // across)), 8, 1, False
+    splits = min(most, _CLUSTER, -(-2 * _FULL // across))
+    warps = 4 if splits > 3 else 8
+    return splits, warps, 16 // warps, splits > 1 and int(call.arch[3:].rstrip("af")) >= 90
 
 
 def _see_many(call: Call, said: _Cached, turned: Array, keys: Array, values: Array, y: Array) -> None:
