@@ -253,7 +253,7 @@ def _decode(call: Call, said: _Cached, keys: Array, values: Array, y: Array, hea
 
 
 def _shared(call: Call, across: int, capacity: int) -> tuple[int, int, int, bool]:
-    """How blocks share a text's tokens, by what an H100 took: how many, of how many warps, of how many on a multiprocessor; if as a cluster."""
+    """How blocks share a text's tokens, by what an H100 took: how many, of how many warps, how many to a multiprocessor; if a cluster."""
     most = max(1, -(-capacity // _LEAST))
     if across * _CLUSTER < _FULL:
         return min(most, -(-_FULL // across)), 8, 1, False
