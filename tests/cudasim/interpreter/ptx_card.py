@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import shutil
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
@@ -154,9 +155,10 @@ def header_options() -> tuple[str, ...]:
         return (bundled,)
     from cuda.pathfinder import find_nvidia_header_directory
 
-    folders = [find_nvidia_header_directory("cudart"), f"{os.environ.get('CUDA_HOME', '/usr/local/cuda')}/include"]
+    toolkits = [os.environ.get("CUDA_HOME"), Path(shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc").resolve().parents[1]]
+    folders = [find_nvidia_header_directory("cudart"), *(f"{t}/include" for t in toolkits if t)]
     folder = next((f for f in folders if f and Path(f, "crt/mma.h").exists()), None)  # some packages lack that one
-    assert folder is not None, "no CUDA toolkit's headers are here: set CUDA_HOME"
+    assert folder is not None, f"no CUDA toolkit's headers are in {folders}: set CUDA_HOME"
     return f"--include-path={folder}", f"--include-path={folder}/cccl"
 
 
