@@ -291,6 +291,20 @@ def captures():
             got(d.cuStreamBeginCapture(main, mode))
             answer = said(call())
             yield f"{mode.name.rpartition('_')[2].lower()}: {name}", (answer, status(d, main), said(d.cuStreamEndCapture(main)))
+    pooled, host_memory = got(d.cuMemAllocAsync(64, side)), got(d.cuMemHostAlloc(64, 0))
+    plain = got(d.cuGraphCreate(0))
+    more = {
+        "cuMemFreeAsync on another stream": lambda: d.cuMemFreeAsync(pooled, side),
+        "cuMemFreeHost": lambda: d.cuMemFreeHost(host_memory),
+        "cuMemPoolCreate": lambda: d.cuMemPoolCreate(pool_of(d, "host")),
+        "cuGraphInstantiate": lambda: d.cuGraphInstantiate(plain, 0),
+        "cuMemsetD8Async on another stream": lambda: d.cuMemsetD8Async(x.value.value, 0, 64, side),
+        "cuStreamDestroy of another": lambda: d.cuStreamDestroy(got(d.cuStreamCreate(1))),
+    }
+    for name, call in more.items():
+        got(d.cuStreamBeginCapture(main, modes.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL))
+        answer = said(call())
+        yield f"thread-local: {name}", (answer, status(d, main), said(d.cuStreamEndCapture(main)))
     got(d.cuStreamBeginCapture(loose, modes.CU_STREAM_CAPTURE_MODE_RELAXED))
     answer = said(launched(d, function, x))
     yield "a blocking stream's: a launch on the legacy stream", (answer, status(d, loose), said(d.cuStreamEndCapture(loose)))

@@ -11,7 +11,7 @@ import turnout_cudasim
 WANTED = Path(answers.__file__).with_suffix(".txt").read_text().splitlines()
 OTHERWISE = {  # where the simulator differs, and why
     "images: an instruction that is none": "a kernel's body is read when it is first launched",
-    "edges: edges": "it keeps a plain edge beside a programmatic one, of which a driver makes a programmatic one",
+    "edges: edges": "that driver takes the data of the first edge for all edges of a call",
     "faults: a launch that reads nowhere": "a kernel has run when its launch returns",
     "host_pool: launched": "the same",
 }

@@ -788,6 +788,7 @@ API cuGraphKernelNodeCopyAttributes(CUgraphNode to, CUgraphNode from) {
 /* Executable graphs. */
 API cuGraphInstantiateWithFlags(CUgraphExec *out, CUgraph graph, unsigned long long flags) {
     TRY(enter());
+    TRY(capture_forbids_unsafe_call());
     REQUIRE(out && handle_is(graph, GRAPH), CUDA_ERROR_INVALID_VALUE);
     if (flags & CUDA_GRAPH_INSTANTIATE_FLAG_DEVICE_LAUNCH) return refuse("graphs that a kernel launches");
     CUgraph body;

@@ -482,6 +482,7 @@ static CUresult pool_new(CUmemoryPool *pool, const CUmemPoolProps *props) {
 
 API cuMemPoolCreate(CUmemoryPool *pool, const CUmemPoolProps *props) {
     TRY(enter());
+    TRY(capture_forbids_unsafe_call());
     REQUIRE(pool && props, CUDA_ERROR_INVALID_VALUE);
     REQUIRE(props->allocType == CU_MEM_ALLOCATION_TYPE_PINNED || props->allocType == CU_MEM_ALLOCATION_TYPE_MANAGED, CUDA_ERROR_INVALID_VALUE);
     REQUIRE(props->location.type != CU_MEM_LOCATION_TYPE_DEVICE || props->location.id == 0, CUDA_ERROR_INVALID_VALUE);
@@ -610,7 +611,9 @@ API cuMemFreeAsync(CUdeviceptr address, CUstream given) {
     CUstream stream = stream_of(given);
     REQUIRE(stream, CUDA_ERROR_INVALID_HANDLE);
     if (!address) return CUDA_SUCCESS;
-    return stream->capture ? submit(given, &(struct operation){.kind = CU_GRAPH_NODE_TYPE_MEM_FREE, .free = address}) : free_now(address);
+    if (stream->capture) return submit(given, &(struct operation){.kind = CU_GRAPH_NODE_TYPE_MEM_FREE, .free = address});
+    TRY(capture_forbids_unsafe_call());
+    return free_now(address);
 }
 
 /* What a pointer is. */

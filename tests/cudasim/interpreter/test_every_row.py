@@ -124,7 +124,7 @@ CARDS = {  # body, inputs, what the outputs must be
 TENSOR = """.version 8.4\n.target sm_90a\n.address_size 64
 .visible .entry k(.param .align 64 .b8 map[128]) { .reg .b64 %a; .reg .b32 %t, %s; .reg .pred %p; .shared .align 128 .b8 tile[512];
 mov.u32 %t, %tid.x; mov.u32 %s, tile; mad.lo.u32 %s, %t, 16, %s; st.shared.v4.u32 [%s], {%t, %t, %t, %t}; bar.sync 0; fence.proxy.async;
-setp.eq.u32 %p, %t, 0; mov.u64 %a, map; mov.u32 %s, tile;
+setp.eq.u32 %p, %t, 0; mov.u64 %a, map; cvta.param.u64 %a, %a; mov.u32 %s, tile;
 @%p cp.reduce.async.bulk.tensor.2d.global.shared::cta.add.tile.bulk_group [%a, {4, 1}], [%s];
 @%p cp.async.bulk.commit_group; @%p cp.async.bulk.wait_group 0; ret; }"""
 TALK = """extern "C" __global__ void talk(int* y) {

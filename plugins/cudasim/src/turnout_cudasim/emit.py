@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from turnout_cudasim import dtypes
-from turnout_cudasim.memory import PARAMETER_WINDOW
 from turnout_cudasim.parse import Instruction
 from turnout_cudasim.report import NotModelled
 
@@ -122,7 +121,7 @@ class Emitter:
         if base in flat.local:
             return self.constant(flat.local[base] + extra, code)
         if base in flat.parameters:
-            return self.constant(PARAMETER_WINDOW + flat.parameters[base] + extra, code)
+            return self.constant(flat.parameters[base] + extra, code)
         if base in self.translation.kernel.module.variables:
             text = f't.symbols["{base}"]'
             return converted(text if not extra else f"({text} + U8({extra}))", "u8", code)

@@ -80,8 +80,6 @@ def convert_address(e: Emitter, i: Instruction) -> None:
     window = WINDOWS.get(space_of(i) if space_of(i) != "cluster" else "shared", 0)
     type_ = i.parts[-1]
     value = e.read(i.operands[1], type_)
-    if window == PARAMETER_WINDOW:
-        window = 0  # addresses of parameters are generic from the start
     if window:
         value = f"{value} {'-' if i.has('to') else '+'} {e.constant(window, 'u8')}"
     e.write(i.operands[0], value, type_)

@@ -177,15 +177,18 @@ def to_tf32(value: Any, mode: str = "n", *, relu: bool = False, finite: bool = F
 
 
 def float_to_int(value: Any, mode: str, code: str) -> Any:
-    """Round to an integer and clamp; NaN gives 0 (64-bit and 32-bit unsigned alike)."""
+    """Round to an integer and clamp; NaN gives 0, or the highest bit alone where the source or the result has 64 bits."""
     x = ROUND_INTEGRAL[mode](np.asarray(value, f8))
     limits = np.iinfo(code)
-    if np.dtype(code).itemsize < 8:
-        return np.where(np.isnan(x), 0, np.clip(x, limits.min, limits.max)).astype(i8).astype(code)
+    wide = limits.bits == 64 or np.asarray(value).dtype == f8
+    nan = (limits.min or 1 << (limits.bits - 1)) if wide else 0
+    if limits.bits < 64:
+        return np.where(np.isnan(x), nan, np.clip(x, limits.min, limits.max)).astype(i8).astype(code)
     top = 2.0 ** (63 if code == "i8" else 64)
     inside = (x > float(limits.min) if code == "i8" else x >= 0) & (x < top)
     result = np.where(inside, x, 0).astype(code)
-    return np.where(x >= top, limits.max, np.where(inside | np.isnan(x), result, np.dtype(code).type(limits.min)))
+    clamped = np.where(x >= top, limits.max, np.where(inside, result, np.dtype(code).type(limits.min)))
+    return np.where(np.isnan(x), np.dtype(code).type(nan), clamped)
 
 
 def int_to_float(value: Any, mode: str, code: str) -> Any:
