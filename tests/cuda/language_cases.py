@@ -82,13 +82,14 @@ def quantised(random: np.random.Generator, n: int, k: int, bits: int, block: int
 def products() -> Iterator[TextCase]:
     """MatMulNBits: bits, blocks, zero points and types; one row and many; sizes that are no multiple of a block or a tile."""
     shapes = [(1, 70, 96), (1, 9, 80), (1, 40, 1100), (3, 33, 256), (4, 64, 64), (7, 50, 128), (16, 96, 544), (40, 70, 160), (130, 140, 64)]
+    shapes += [(8, 38, 1040)]
     kinds = [
         (4, 32, "packed"),
         (4, 16, "none"),
         (8, 32, "packed"),
         (8, 128, "typed"),
         (4, 256, "typed"),
-        (2, 32, "packed"),
+        (2, 64, "packed"),
         (2, 16, "none"),
     ]
     random = np.random.default_rng(0)
@@ -128,7 +129,8 @@ def _product(random: Any, name: str, front: Any, n: int, k: int, bits: int, bloc
     model = one_node("MatMulNBits", inputs, {"y": (TYPES[name], (*front, n))}, **how)
     wanted = x.astype(np.float64) @ weights.T + (0 if added is None else added.astype(np.float64))
     what = f"{name} {front} x {n} x {k}, {bits} bits in {block}, zero {zero}"
-    kernel = f"MatMulNBits {bits} bits, {front[-1]} rows, {name}" if (bits, zero) == (4, "packed") or front[-1] == 1 else ""
+    short = ", short blocks" if block * bits < 128 else ""
+    kernel = f"MatMulNBits {bits} bits, {front[-1]} rows, {name}{short}" if (bits, zero) == (4, "packed") or front[-1] == 1 else ""
     return TextCase(what, name, model, _given(inputs), {"y": wanted}, kernel)
 
 
@@ -331,7 +333,7 @@ def streams() -> Iterator[TextCase]:
         model = one_node("DenseProduct", {"x": x, "w": w}, {"y": (TYPES[name], (1, rows, n))}, OWN)
         wanted = {"y": x.astype(np.float64) @ w.astype(np.float64)}
         yield TextCase(f"{rows} rows of {name} by {own}", name, model, {"x": x, "w": w}, wanted, f"{rows} rows of {name} by {own}")
-    for name, tokens, n, k in [("float32", 1, 50, 128), ("float16", 20, 50, 96)]:
+    for name, tokens, n, k in [("float32", 1, 50, 128), ("bfloat16", 8, 50, 416), ("float16", 20, 50, 96)]:
         (values, scales, zeros), weights = quantised(random, n, k, 4, 32, "packed", TYPES[name])
         shifts = random.standard_normal((n, k // 32)).astype(TYPES[name])
         x = random.standard_normal((1, tokens, k)).astype(TYPES[name])

@@ -43,7 +43,9 @@ def test_sessions_hold_their_caches_on_the_device() -> None:
 @pytest.mark.parametrize(
     ("family", "kernel", "name", "instruction"),
     [
-        ("MatMulNBits", "4 bits, 1 rows, float16", "gemv_4_bits", "LDG.E.128"),
+        ("MatMulNBits", "4 bits, 1 rows, float16", "few_4_bits", "LDGSTS"),
+        ("MatMulNBits", "4 bits, 1 rows, float16", "few_4_bits", "HMMA"),
+        ("MatMulNBits", "4 bits, 1 rows, float16, short blocks", "gemv_4_bits", "LDG.E.128"),
         ("MatMulNBits", "4 bits, 40 rows, float16", "gemm_4_bits", "HMMA"),
         ("attention", "1 tokens, heads of 96, float16", "attention_of_token", "LDG.E.128"),
         ("attention", "1 tokens, heads of 96, float16", "attention_of_token", "HMMA"),

@@ -58,6 +58,7 @@ class Context:
         self._lock = threading.Lock()
         self._functions: dict[str, int] = {}
         self._modules: list[Any] = []
+        self._allowed: dict[int, int] = {}
         self.check(driver.cuInit(0))
         device = self.check(driver.cuDeviceGet(gpu.ordinal))
         self.handle = self.check(driver.cuDevicePrimaryCtxRetain(device))
@@ -166,7 +167,10 @@ class Context:
         return handle
 
     def allow(self, function: Any, nbytes: int) -> None:
-        """Lets a kernel take more than the usual shared memory of a block."""
+        """Lets a kernel take more than the usual shared memory of a block; launches of the same one may want different amounts."""
+        if nbytes <= self._allowed.get(int(function), ALLOWED):
+            return
+        self._allowed[int(function)] = nbytes
         attribute = self.driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
         self.check(self.driver.cuFuncSetAttribute(function, attribute, nbytes))
 

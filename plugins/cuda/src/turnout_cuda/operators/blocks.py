@@ -13,6 +13,7 @@ from turnout_cuda.call import Call, Given
 from turnout_cuda.element import INDEX, Types
 from turnout_cuda.hopper import MULTIPROCESSORS, wgmma
 from turnout_cuda.kernel import operator
+from turnout_cuda.operators.blocks_few import few
 from turnout_cuda.operators.index import WRAP
 from turnout_cuda.operators.rounded import as_halves, may_round
 from turnout_cuda.templates import launch_file
@@ -104,15 +105,30 @@ def block_product(call: Call, x: Array, blocks: Blocks, bias: Array | None) -> A
     tokens = x.size // max(blocks.k, 1)
     if not y.size:
         return y
-    powers = None
-    if tokens > FEW and may_round(call, x):
+    by_tensors, powers = few(call, x, blocks), None
+    if by_tensors is None and tokens > FEW and may_round(call, x):
         x, powers = as_halves(call, x)
     even = blocks.k % blocks.each == 0 and blocks.k * x.element.size % 16 == 0
     constants = {**blocks.constants, "EVEN": int(even), "BIAS": int(bias is not None), "POWERS": int(powers is not None)}
     arrays = {"x": x, **blocks.arrays, "bias": blocks.scales if bias is None else bias, "y": y}
     if powers is not None:
         arrays["powers"] = powers
-    if tokens <= FEW:
+    if by_tensors is not None:
+        launch_file(
+            call,
+            "blocks_few.cu",
+            constants={**constants, **by_tensors.constants},
+            includes=("blocks.cuh", "fragments.cuh"),
+            arrays=arrays,
+            writes=("y",),
+            numbers={"N": blocks.n, "K": blocks.k, "blocks": blocks.blocks},
+            grid=(by_tensors.grid, 1, 1),
+            block=by_tensors.block,
+            shared=by_tensors.shared,
+            name=f"few_{blocks.bits}_bits",
+            operations=2 * tokens * blocks.n * blocks.k,
+        )
+    elif tokens <= FEW:
         _few(call, constants, arrays, blocks, tokens)
     elif _is_wide(call, blocks, x, tokens, powers is not None):
         _wide(call, constants, arrays, blocks, tokens, x)
