@@ -4,7 +4,11 @@
 typedef unsigned long long u64;
 
 __device__ unsigned at(const void* p) { return (unsigned)__cvta_generic_to_shared(p); }
-__device__ void init(u64& b, unsigned n) { asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(at(&b)), "r"(n) : "memory"); }
+__device__ void for_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }  // what was written is there for wgmma and bulk copies
+__device__ void init(u64& b, unsigned n) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;\nfence.mbarrier_init.release.cluster;" ::"r"(at(&b)), "r"(n) : "memory");
+    for_async();
+}
 __device__ void expect(u64& b, unsigned n) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(at(&b)), "r"(n) : "memory");
 }
@@ -48,7 +52,7 @@ __device__ void k_major(const __half* a, const __half* b, float* c) {
         *(uint4*)(sa + tile * 64 * WIDTH + to) = *(const uint4*)(a + r * 64 + q * 8);
         *(uint4*)(sb + tile * 64 * WIDTH + to) = *(const uint4*)(b + r * 64 + q * 8);
     }
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    for_async();
     __syncthreads();
     float d[32] = {};
     for (int k = 0; k < 4; ++k) {
@@ -70,6 +74,7 @@ KERNEL wgmma_plain(const __half* a, const __half* b, float* c) {  // no swizzle:
         *(uint4*)(sa + to) = *(const uint4*)(a + r * 64 + q * 8);
         *(uint4*)(sb + to) = *(const uint4*)(b + r * 64 + q * 8);
     }
+    for_async();
     __syncthreads();
     float d[32] = {};
     for (int k = 0; k < 4; ++k) multiply<0, 0>(d, descriptor(sa + k * 2048, 1024, 128, 0), descriptor(sb + k * 2048, 1024, 128, 0));
@@ -85,6 +90,7 @@ KERNEL wgmma_transposed(const __half* a, const __half* b, float* c) {
         *(uint4*)(sa + to) = *(const uint4*)(a + r * 64 + q * 8);
         *(uint4*)(sb + to) = *(const uint4*)(b + r * 64 + q * 8);
     }
+    for_async();
     __syncthreads();
     float d[32] = {};
     for (int k = 0; k < 4; ++k) multiply<0, 1>(d, descriptor(sa + k * 32, 16, 1024, 1), descriptor(sb + k * 2048, 8192, 1024, 1));
@@ -109,7 +115,7 @@ KERNEL bulk_copies(const float* x, float* y, int rounds) {
         __syncthreads();
     }
     tile[0][threadIdx.x] = sum;
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    for_async();
     __syncthreads();
     if (threadIdx.x == 0) {
         asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], 1024;" ::"l"(y), "r"(at(tile[0])) : "memory");
@@ -157,10 +163,11 @@ KERNEL tensor_copy(const __grid_constant__ Map in, const __grid_constant__ Map o
     __syncthreads();
     wait(full, 0);
     for (int i = threadIdx.x; i < 16 * 64; i += blockDim.x) tile[i] = __hadd(tile[i], __float2half(1.f));
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    for_async();
     __syncthreads();
     if (threadIdx.x == 0)
-        asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];" ::"l"(&out), "r"(at(tile)), "r"(c0), "r"(c1) : "memory");
+        asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];\ncp.async.bulk.commit_group;\n"
+                     "cp.async.bulk.wait_group 0;" ::"l"(&out), "r"(at(tile)), "r"(c0), "r"(c1) : "memory");
 }
 
 KERNEL __cluster_dims__(4, 1, 1) cluster_sum(const float* x, float* y) {

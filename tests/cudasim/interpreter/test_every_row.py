@@ -114,8 +114,8 @@ CARDS = {  # body, inputs, what the outputs must be
         @%p0 mbarrier.complete_tx.relaxed.cta.shared::cta.b64 [%r1], 16;
         ONE: mbarrier.test_wait.parity.shared.b64 %p1, [%r0], 0; @!%p1 bra ONE;
         TWO: mbarrier.test_wait.parity.shared.b64 %p1, [%r1], 0; @!%p1 bra TWO;
-        ld.shared.u32 %r4, [%r3]; st.shared.u32 [%r3], %r4; bar.sync 0;
-        @%p0 mbarrier.inval.shared.b64 [%r0]; @%p0 mbarrier.inval.shared.b64 [%r1]; fence.proxy.async;
+        ld.shared.u32 %r4, [%r3]; st.shared.u32 [%r3], %r4; fence.proxy.async; bar.sync 0;
+        @%p0 mbarrier.inval.shared.b64 [%r0]; @%p0 mbarrier.inval.shared.b64 [%r1];
         @%p0 cp.reduce.async.bulk.global.shared::cta.bulk_group.add.u32 [%d1], [%r2], 128; @%p0 cp.async.bulk.commit_group;
         @%p0 cp.async.bulk.wait_group 0; bar.sync 0; ld.global.u32 %o0, [%d3];""",
         (A,), [A + np.uint32(5)],
@@ -124,7 +124,7 @@ CARDS = {  # body, inputs, what the outputs must be
 
 TENSOR = """.version 8.4\n.target sm_90a\n.address_size 64
 .visible .entry k(.param .align 64 .b8 map[128]) { .reg .b64 %a; .reg .b32 %t, %s; .reg .pred %p; .shared .align 128 .b8 tile[512];
-mov.u32 %t, %tid.x; mov.u32 %s, tile; mad.lo.u32 %s, %t, 16, %s; st.shared.v4.u32 [%s], {%t, %t, %t, %t}; bar.sync 0; fence.proxy.async;
+mov.u32 %t, %tid.x; mov.u32 %s, tile; mad.lo.u32 %s, %t, 16, %s; st.shared.v4.u32 [%s], {%t, %t, %t, %t}; fence.proxy.async; bar.sync 0;
 setp.eq.u32 %p, %t, 0; mov.u64 %a, map; cvta.param.u64 %a, %a; mov.u32 %s, tile;
 @%p cp.reduce.async.bulk.tensor.2d.global.shared::cta.add.tile.bulk_group [%a, {4, 1}], [%s];
 @%p cp.async.bulk.commit_group; @%p cp.async.bulk.wait_group 0; ret; }"""
