@@ -1,29 +1,18 @@
-// The next token out of its logits: repetition penalty, temperature, top_k, top_p, min_p, one draw. One block for a vocabulary.
+// The next token out of its logits: repetition penalty, temperature, top_k, top_p, min_p, one draw. One block, behind likeliest.cu.
 //
 // Weights are exp((x - largest) / temperature) in whole numbers of 2^-40, so that their sums depend on no order, and a draw is the same each time.
 // Which token the cut falls on is found by the digits of the logits' bits, in an order that compares as floats do (a radix select, as in
 // Alabi et al., "Fast k-selection algorithms for graphics processing units", 2012), over counts or over weights. That is for the rare case: mostly
 // a few hundred of the likeliest tokens hold all that can be chosen. They are the `wanted` largest or more if each is no less than the wanted-th
-// largest of what the threads have found best among their own tokens; those are sorted, and one running sum of their weights answers everything.
-typedef unsigned long long whole;
+// largest of the best ones of parts of the vocabulary; those are sorted, and one running sum of their weights answers everything.
 constexpr int THREADS = 1024, COPIES = 16, DIGITS = 256;
 constexpr int LISTED = THREADS, WANTED = 256;  // tokens that are sorted at most, and looked for where no number is given
-constexpr int VECTOR = 16 / sizeof(logits_t), BATCH = 32 / VECTOR;  // of logits: of a load, and loads under way at once
 constexpr whole ONE = 1ull << 40;
-typedef pack<logits_t, VECTOR> Vector;
 
 struct Sum { static DEVICE whole join(whole a, whole b) { return a + b; } };
-struct Largest { static DEVICE whole join(whole a, whole b) { return a > b ? a : b; } };
 
 // `key`: of the token that the cut falls on. `before`: the measure of all that are likelier. `equals`: how many as likely go before it.
 struct Cut { unsigned key; whole before; whole equals; };
-
-DEVICE unsigned key_of(float x) {
-    const unsigned raw = __float_as_uint(x + 0.f);  // -0 is 0
-    return x != x ? 0 : raw ^ (raw >> 31 ? 0xffffffffu : 0x80000000u);
-}
-
-DEVICE float number_of(unsigned key) { return __uint_as_float(key ^ (key >> 31 ? 0x80000000u : 0xffffffffu)); }
 
 // The sum over a warp's lanes up to this one.
 DEVICE whole running(whole own) {
@@ -44,21 +33,21 @@ struct Tokens {
         const float w = expf((number_of(key) - largest) * colder);
         return w > 0 ? (whole)(w * (float)ONE) : 0;
     }
-    // f(number, key) of the tokens from `begin` to before `end` that are the LANES threads' `lane`-th; begin is a multiple of 4
+    // f(number, key) of the tokens from `begin` to before `end`, multiples of 4, that are the LANES threads' `lane`-th
     template <int LANES, class F> DEVICE void each(int lane, int begin, int end, F f) const {
         typedef pack<unsigned, 4> Four;
         int i = begin + lane * 4;
         Four next = Four{};
-        if (i + 4 <= end) next = *(const Four*)(keys + i);
+        if (i < end) next = *(const Four*)(keys + i);
 #pragma unroll 1
-        for (; i + 4 <= end; i += LANES * 4) {
+        for (; i < end; i += LANES * 4) {
             const Four read = next;
-            if (i + LANES * 4 + 4 <= end) next = *(const Four*)(keys + i + LANES * 4);
+            if (i + LANES * 4 < end) next = *(const Four*)(keys + i + LANES * 4);
             for (int j = 0; j < 4; ++j) f(i + j, read.at[j]);
         }
-#pragma unroll 1
-        for (int last = i + 4; i < end && i < last; ++i) f(i, keys[i]);
     }
+    template <class F> DEVICE void all(F f) const { each<THREADS>(threadIdx.x, 0, whole_fours(), f); }
+    DEVICE int whole_fours() const { return (vocabulary + 3) / 4 * 4; }
 };
 
 __shared__ whole bins[COPIES][DIGITS];
@@ -74,7 +63,7 @@ template <bool WEIGHTS> DEVICE Cut cut(const Tokens& tokens, whole target) {
     for (int shift = 24; shift >= 0; shift -= 8) {
         for (int i = threadIdx.x; i < COPIES * DIGITS; i += THREADS) bins[i / DIGITS][i % DIGITS] = 0;
         __syncthreads();
-        tokens.each<THREADS>(threadIdx.x, 0, tokens.vocabulary, [&](int i, unsigned key) {
+        tokens.all([&](int i, unsigned key) {
             if (shift < 24 && key >> (shift + 8) != prefix) return;
             const whole measure = WEIGHTS ? tokens.weight(key) : 1;
             if (measure) atomicAdd(&bins[threadIdx.x / 32 % COPIES][key >> shift & 255], measure);
@@ -139,7 +128,7 @@ template <class F> DEVICE int by_number(int begin, int end, whole target, F meas
 
 template <class F> DEVICE whole total_of(const Tokens& tokens, F measure) {
     whole sum = 0;
-    tokens.each<THREADS>(threadIdx.x, 0, tokens.vocabulary, [&](int i, unsigned key) { sum += measure(key); });
+    tokens.all([&](int i, unsigned key) { sum += measure(key); });
     return together<THREADS, THREADS, Sum>(sum);
 }
 
@@ -151,8 +140,8 @@ DEVICE whole target_of(double draw, whole total) {
 // A draw from all that are likely enough, in their own order: each warp sums up a stretch, and the block looks into the one that is hit.
 DEVICE int drawn_of_all(const Tokens& tokens, whole least, double draw) {
     __shared__ whole sums[THREADS / 32];
-    const int stretch = (tokens.vocabulary + THREADS * VECTOR - 1) / (THREADS * VECTOR) * 32 * VECTOR, begin = threadIdx.x / 32 * stretch;
-    const int end = begin + stretch < tokens.vocabulary ? begin + stretch : tokens.vocabulary;
+    const int stretch = (tokens.vocabulary + THREADS * 4 - 1) / (THREADS * 4) * 32 * 4, begin = threadIdx.x / 32 * stretch;
+    const int end = begin + stretch < tokens.vocabulary ? begin + stretch : tokens.whole_fours();
     const auto measure = [&](unsigned key) { const whole w = tokens.weight(key); return w >= least ? w : 0; };
     whole own = 0;
     if (begin < end) tokens.each<32>(threadIdx.x % 32, begin, end, [&](int i, unsigned key) { own += measure(key); });
@@ -177,8 +166,8 @@ DEVICE int place_of(whole target, whole reached, whole own) {
     return found;
 }
 
-// The token drawn where those that are sorted hold it for sure; -1 where they may not. `best`: the thread's likeliest token.
-DEVICE int drawn_of_likeliest(const Tokens& tokens, whole best, int top_k, double top_p, whole least, double draw) {
+// The token drawn where those that are sorted hold it for sure; -1 where they may not. own_best: the likeliest token of those that the thread looks after.
+DEVICE int drawn_of_likeliest(const Tokens& tokens, const whole* bests, whole own_best, int top_k, double top_p, whole least, double draw) {
     __shared__ int listed;
     whole *list = &bins[0][0], *sorted = list + LISTED;
     unsigned* ranks = (unsigned*)(sorted + LISTED);
@@ -188,15 +177,16 @@ DEVICE int drawn_of_likeliest(const Tokens& tokens, whole best, int top_k, doubl
     ranks[threadIdx.x] = 0;
     unsigned bound = 0;
     for (unsigned bit = 1u << 31; bit >= 1u << 10; bit >>= 1)
-        if (__syncthreads_count((unsigned)(best >> 32) >= (bound | bit)) >= wanted) bound |= bit;
+        if (__syncthreads_count((unsigned)(own_best >> 32) >= (bound | bit)) >= wanted) bound |= bit;
     whole total = 0;
     const auto take = [&](int i, unsigned key) {
-        if (key < bound) return;
+        if (key < bound || i >= tokens.vocabulary) return;
         const int place = atomicAdd(&listed, 1);
         if (place < LISTED) list[place] = (whole)key << 32 | ~(unsigned)i;
     };
     if (!top_k) total = total_of(tokens, [&](unsigned key) { return tokens.weight(key); });
-    tokens.each<THREADS>(threadIdx.x, 0, tokens.vocabulary, take);
+    for (int part = threadIdx.x; part < PARTS; part += THREADS)
+        if (bests[part] && (unsigned)(bests[part] >> 32) >= bound) tokens.each<1>(0, part * SPAN, (part + 1) * SPAN, take);
     __syncthreads();
     const int count = listed;
     if (count > LISTED) return -1;
@@ -259,59 +249,26 @@ DEVICE int drawn(const Tokens& tokens, int top_k, double top_p, whole least, dou
     return by_number(0, vocabulary, here.equals, [&](int i) -> whole { return tokens.keys[i] == here.key; });
 }
 
-DEVICE int chosen_of(const Tokens& tokens, whole best, int top_k, double top_p, double min_p, double draw) {
+DEVICE int chosen_of(const Tokens& tokens, const whole* bests, whole own_best, int top_k, double top_p, double min_p, double draw) {
     const whole least = min_p > 0 ? (whole)ceil(min_p * (double)ONE) : 0;
     if (!top_k && top_p >= 1) return drawn_of_all(tokens, least, draw);
-    const int found = drawn_of_likeliest(tokens, best, top_k, top_p, least, draw);
+    const int found = drawn_of_likeliest(tokens, bests, own_best, top_k, top_p, least, draw);
     return found >= 0 ? found : drawn(tokens, top_k, top_p, least, draw);
 }
 
-// A thread's likeliest token, of equals the first: its key before its number's complement. Keys are kept where anybody will read them.
-DEVICE whole likeliest(const logits_t* logits, const seen_t* seen, unsigned* keys, int vocabulary, float penalty, bool keep) {
-    whole best = 0;
-    const auto look = [&](int i, unsigned key) { best = Largest::join(best, (whole)key << 32 | ~(unsigned)i); };
-    int done = 0;
-    if (penalty == 1) {
-        done = vocabulary / VECTOR * VECTOR;
-#pragma unroll 1
-        for (int first = threadIdx.x * VECTOR; first < done; first += BATCH * THREADS * VECTOR) {
-            Vector read[BATCH];
-#pragma unroll
-            for (int b = 0; b < BATCH; ++b)
-                if (first + b * THREADS * VECTOR < done) read[b] = *(const Vector*)(logits + first + b * THREADS * VECTOR);
-#pragma unroll
-            for (int b = 0; b < BATCH; ++b) {
-                const int i = first + b * THREADS * VECTOR;
-                pack<unsigned, VECTOR> made;
-                for (int j = 0; j < VECTOR; ++j) made.at[j] = key_of(up(read[b].at[j]));
-                if (i >= done) break;
-                for (int j = 0; j < VECTOR; ++j) look(i + j, made.at[j]);
-                if (keep) *(pack<unsigned, VECTOR>*)(keys + i) = made;
-            }
-        }
-    }
-#pragma unroll 1
-    for (int i = done + threadIdx.x; i < vocabulary; i += THREADS) {
-        const float x = up(logits[i]);
-        const unsigned key = key_of(penalty == 1 || !seen[i] ? x : x > 0 ? x / penalty : x * penalty);
-        look(i, key);
-        if (keep) keys[i] = key;
-    }
-    return best;
-}
-
 // numbers: temperature, top_k, top_p, min_p, repetition penalty, and a draw from [0, 1). seen: 1 for tokens that were, the chosen one among them then.
+// keys, bests: what likeliest.cu has made, a best one for each SPAN tokens.
 extern "C" __global__ void __launch_bounds__(THREADS) ENTRY(PARAMETERS) {
     let_next_kernel_start();
     await_earlier_kernels();
     const double temperature = numbers[0];
-    const bool draws = temperature > 0 && numbers[1] != 1;
-    const whole own = likeliest(logits, seen, keys, vocabulary, (float)numbers[4], draws);
+    whole own = 0;
+    for (int part = threadIdx.x; part < PARTS; part += THREADS) own = Largest::join(own, bests[part]);
     const whole best = together<THREADS, THREADS, Largest>(own);
     int chosen = ~(unsigned)best;
-    if (draws) {
+    if (temperature > 0 && numbers[1] != 1) {
         const Tokens tokens{keys, vocabulary, number_of(best >> 32), (float)(1 / temperature)};
-        chosen = chosen_of(tokens, own, (int)numbers[1], numbers[2], numbers[3], numbers[5]);
+        chosen = chosen_of(tokens, bests, own, (int)numbers[1], numbers[2], numbers[3], numbers[5]);
         __syncthreads();
     }
     if (!threadIdx.x) {

@@ -26,15 +26,38 @@ def sample(call: Call) -> list[Array]:
         marked = call.new(seen.shape, seen.element)
         call.copy(seen, marked, seen.nbytes)
     token = call.new((1,), "int64")
+    vector = 16 // logits.element.size
+    blocks = -(-vocabulary // (vector * _THREADS))
+    groups = blocks * _THREADS
+    lanes = next((lanes for lanes in (4, 8, 16) if groups <= lanes * _PARTS), 32)
+    keys, bests = call.new((groups * vector,), "uint32"), call.new((groups // lanes,), "uint64")
+    launch_file(
+        call,
+        "likeliest.cu",
+        constants={"THREADS": _THREADS, "LANES": lanes},
+        arrays={"logits": logits, "numbers": numbers, "seen": marked, "keys": keys, "bests": bests},
+        writes=("keys", "bests"),
+        numbers={"vocabulary": vocabulary},
+        includes=("keys.cuh",),
+        grid=(blocks, 1, 1),
+        block=_THREADS,
+        name="likeliest",
+    )
     launch_file(
         call,
         "sample.cu",
-        constants={},
-        arrays={"logits": logits, "numbers": numbers, "seen": marked, "token": token, "keys": call.new((vocabulary,), "uint32")},
-        writes=("seen", "token", "keys"),
+        constants={"PARTS": groups // lanes, "SPAN": lanes * vector},
+        arrays={"numbers": numbers, "keys": keys, "bests": bests, "seen": marked, "token": token},
+        writes=("seen", "token"),
         numbers={"vocabulary": vocabulary},
+        includes=("keys.cuh",),
         grid=(1, 1, 1),
         block=1024,
         name="sample",
     )
     return [token, marked]
+
+
+_THREADS = 256
+_PARTS = 2048
+"""Parts of the vocabulary whose likeliest tokens are known beforehand, roughly."""
