@@ -185,8 +185,17 @@ DEVICE int drawn_of_likeliest(const Tokens& tokens, const whole* bests, whole ow
         if (place < LISTED) list[place] = (whole)key << 32 | ~(unsigned)i;
     };
     if (!top_k) total = total_of(tokens, [&](unsigned key) { return tokens.weight(key); });
-    for (int part = threadIdx.x; part < PARTS; part += THREADS)
-        if (bests[part] && (unsigned)(bests[part] >> 32) >= bound) tokens.each<1>(0, part * SPAN, (part + 1) * SPAN, take);
+#pragma unroll 1
+    for (int first = threadIdx.x / 32 * 32; first < PARTS; first += THREADS) {  // a warp looks into one part after the other
+        const int part = first + threadIdx.x % 32;
+        const whole there = part < PARTS ? bests[part] : 0;
+        unsigned hold = __ballot_sync(0xffffffff, there && (unsigned)(there >> 32) >= bound);
+#pragma unroll 1
+        for (; hold; hold &= hold - 1) {
+            const int begin = (first + __ffs(hold) - 1) * SPAN;
+            tokens.each<32>(threadIdx.x % 32, begin, begin + SPAN, take);
+        }
+    }
     __syncthreads();
     const int count = listed;
     if (count > LISTED) return -1;
