@@ -415,3 +415,13 @@ KERNEL stmatrix_and_movmatrix(const unsigned* x, __half* y) {
     __syncwarp();
     for (int i = threadIdx.x; i < 128; i += 32) y[i] = tile[i / 8][i % 8];
 }
+KERNEL one_ahead(const int* x, int* y, int n) {  // what is read ahead by some threads of what all of them then move to another register
+    int next = x[threadIdx.x], sum = 0;
+#pragma unroll 1
+    for (int i = 1; i < n; ++i) {
+        const int read = next;
+        if (i % 7 < threadIdx.x % 8) next = x[i * 64 + threadIdx.x];
+        sum = sum * 3 + read;
+    }
+    y[threadIdx.x] = sum;
+}

@@ -457,6 +457,16 @@ def stmatrix_and_movmatrix(bench):
     np.testing.assert_array_equal(y[8:], x.T)
 
 
+@case
+def one_ahead(bench):
+    x = RANDOM.integers(0, 9, (20, 64)).astype("i4")
+    ahead, total, thread = x[0].copy(), np.zeros(64, "i4"), np.arange(64)
+    for i in range(1, 20):
+        total = total * 3 + ahead
+        ahead = np.where(i % 7 < thread % 8, x[i], ahead)
+    np.testing.assert_array_equal(bench.run(1, 64, x, np.zeros(64, "i4"), 20)[1], total)
+
+
 def test_there_are_many():
     assert len(CASES) >= 40
 

@@ -338,6 +338,8 @@ class Batch:
             for k, value in zip(block.writes, results, strict=True):
                 registers[k] = value
                 owned[k] = False
+            for k in block.reads:  # what a mov reads lies in the register that it writes from now on, too
+                owned[k] = False
             return control
         index = group.index
         values = [v if not v.ndim else v.take(index) for v in [registers[k] for k in block.reads]]
