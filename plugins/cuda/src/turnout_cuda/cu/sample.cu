@@ -267,7 +267,7 @@ DEVICE int chosen_of(const Tokens& tokens, const whole* bests, whole own_best, i
 
 // numbers: temperature, top_k, top_p, min_p, repetition penalty, and a draw from [0, 1). seen: 1 for tokens that were, the chosen one among them then.
 // keys, bests: what likeliest.cu has made, a best one for each SPAN tokens.
-extern "C" __global__ void __launch_bounds__(THREADS) ENTRY(PARAMETERS) {
+extern "C" __global__ void __launch_bounds__(THREADS, 1) ENTRY(PARAMETERS) {
     let_next_kernel_start();
     await_earlier_kernels();
     const double temperature = numbers[0];
