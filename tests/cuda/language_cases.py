@@ -165,6 +165,9 @@ def attentions() -> Iterator[TextCase]:
         ("float32", 1, 1, 2, 1, 24, 600, [599], {"window": 7}),
         ("bfloat16", 1, 130, 4, 2, 128, 256, [100], {"packed": True, "rotary": 128}),
         ("float16", 2, 17, 4, 2, 128, 100, [70, 0], {"cap": 5.0, "window": 40}),
+        # float32 that the model lets be halves
+        ("float32", 1, 40, 6, 2, 64, 128, [30], {"rotary": 64, "packed": True, "level": 4}),
+        ("float32", 2, 130, 2, 2, 96, 300, [0, 150], {"rotary": 96, "packed": True, "level": 4}),
         # the next token of each text, in halves: lengths about those that a block takes, groups that fill no tile, a full cache
         ("float16", 5, 1, 4, 4, 64, 1200, [0, 62, 63, 64, 999], {"packed": True, "rotary": 64}),
         ("bfloat16", 3, 1, 14, 2, 64, 300, [64, 299, 7], {"rotary": 32, "interleaved": 1, "positions": True}),
@@ -209,6 +212,7 @@ def _attention(random: Any, name: str, b: int, s: int, sizes: Any, cache: int, p
         total = own.pop("total")
         assert total.size == 1
         inputs, kernel = own, f"CachedAttention, {s} tokens, heads of {head}, {name}"
+        attributes["accuracy_level"] = how.get("level", 0)
         model = one_node("CachedAttention", own, outputs, OWN, **attributes)
     # the same in float64
     apart = [one.astype(np.float64).reshape(b, s, -1, head) for one in (q, k, v)]
@@ -230,7 +234,7 @@ def _attention(random: Any, name: str, b: int, s: int, sizes: Any, cache: int, p
         y[text, token, h] = weights @ values / weights.sum()
     what = f"{name} {b} x {s} tokens after {past.tolist()}, {heads} heads over {key_heads} of {head}, {how}"
     wanted = {"y": y.reshape(b, s, -1), "present_key": whole[0], "present_value": whole[1]}
-    return TextCase(what, name, model, _given(inputs), wanted, kernel)
+    return TextCase(what, "float16" if "level" in how else name, model, _given(inputs), wanted, kernel)
 
 
 def many_queries() -> Iterator[TextCase]:

@@ -5,7 +5,7 @@ A rule looks at one node of the graph, with what is around it, and gives the rew
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,8 +39,14 @@ def attention_with_cache(node: ir.Node, readers: Readers) -> Rewrite | None:
     how["rotary_interleaved"] = attribute(parts.turn, "interleaved", 0)
     how |= {name: float(attribute(node, name, 0)) for name in ("scale", "softcap") if name in node.attributes}
     projections = parts.projections if parts.split is None else [parts.split.inputs[0], None, None]
+    how["accuracy_level"] = _accuracy(readers.of.get(parts.seen, ()))
     inputs = [*projections, parts.past_key, parts.past_value, parts.lengths, *parts.tables, parts.positions]
     return _rewrite(parts.nodes, _OWN, "CachedAttention", inputs, (parts.seen, parts.present_key, parts.present_value), **how)
+
+
+def _accuracy(readers: Iterable[ir.Node]) -> int:
+    """How exactly products want what they read: the accuracy_level that all MatMulNBits among them allow, 0 where there are none."""
+    return min((attribute(one, "accuracy_level", 0) for one in readers if one.op_type == "MatMulNBits"), default=0)
 
 
 def offsets(node: ir.Node, readers: Readers) -> Rewrite | None:

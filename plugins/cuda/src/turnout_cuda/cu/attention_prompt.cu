@@ -129,6 +129,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) ENTRY(PARAMETERS) {
         if (row[i] >= rows) continue;
         const float share = sum[i] > 0 ? 1.f / sum[i] : 0.f;
         for (int j = 0; j < HEAD / 8; ++j)
-            *(unsigned*)(y + at[i] + j * 8 + quarter * 2) = two(seen[j][2 * i] * share, seen[j][2 * i + 1] * share, q_t());
+            put_two(y + at[i] + j * 8 + quarter * 2, seen[j][2 * i] * share, seen[j][2 * i + 1] * share);
     }
 }

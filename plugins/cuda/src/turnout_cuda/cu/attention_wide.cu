@@ -180,10 +180,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) ENTRY(PARAMETERS) {
         for (int distance = 1; distance < 4; distance *= 2) sum[i] += __shfl_xor_sync(0xffffffff, sum[i], distance);
         if (row[i] >= rows) continue;
         const float share = sum[i] > 0 ? 1.f / sum[i] : 0.f;
-        q_t* to = y + (long long)b * y_text + (long long)(row[i] / group) * y_token + (long long)(kh * group + row[i] % group) * y_head;
+        y_t* to = y + (long long)b * y_text + (long long)(row[i] / group) * y_token + (long long)(kh * group + row[i] % group) * y_head;
 #pragma unroll
         for (int j = 0; j < HEAD / 8; ++j)
-            *(unsigned*)(to + j * 8 + quarter * 2) = two(seen[4 * j + 2 * i] * share, seen[4 * j + 2 * i + 1] * share, q_t());
+            put_two(to + j * 8 + quarter * 2, seen[4 * j + 2 * i] * share, seen[4 * j + 2 * i + 1] * share);
     }
 }
 #else  // only a device with these instructions is given this kernel

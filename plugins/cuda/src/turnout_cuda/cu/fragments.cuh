@@ -18,5 +18,7 @@ DEVICE void multiply(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigne
 DEVICE float power_of_two(float x) { float y; asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
 DEVICE unsigned two(float a, float b, f16) { unsigned y; asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(b), "f"(a)); return y; }
 DEVICE unsigned two(float a, float b, bf16) { unsigned y; asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(b), "f"(a)); return y; }
+DEVICE void put_two(float* to, float a, float b) { *(float2*)to = make_float2(a, b); }
+template <class Half> DEVICE void put_two(Half* to, float a, float b) { *(unsigned*)to = two(a, b, Half()); }
 #endif
 

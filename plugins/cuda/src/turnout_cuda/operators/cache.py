@@ -10,11 +10,12 @@ import numpy as np
 
 from turnout.graph import attribute, input_at
 from turnout_cuda.array import Array
-from turnout_cuda.call import Call
+from turnout_cuda.call import Call, Given
 from turnout_cuda.element import INDEX
 from turnout_cuda.kernel import operator
 from turnout_cuda.many_queries import Heads, Seen, attend, on_tensor_cores
 from turnout_cuda.operators.blocks import MICROSOFT, TEXT_FLOATS
+from turnout_cuda.operators.rounded import may_round
 from turnout_cuda.templates import launch_file
 
 __all__ = ["OWN"]
@@ -262,6 +263,16 @@ def _shared(call: Call, across: int, capacity: int) -> tuple[int, int, int, bool
     return splits, warps, 16 // warps, splits > 1 and int(call.arch[3:].rstrip("af")) >= 90
 
 
+def _rounded(call: Call, said: _Cached, turned: Array, keys: Array, values: Array) -> list[Array]:
+    """The queries, and the tokens that are there, in halves."""
+    body = "y[i] = down<Y>(fminf(fmaxf(x[i], -65504.f), 65504.f));"
+    found = [call.each(call.new(turned.shape, "float16"), body, x=turned, name="rounded_queries")]
+    where = "if (i / head % capacity >= (index)lengths[i / head / capacity / key_heads] + less) return; "
+    _, key_heads, capacity, head = keys.shape
+    sizes: Given = {"head": head, "capacity": capacity, "key_heads": key_heads, "less": said.less, "lengths": said.lengths}
+    return found + [call.each(call.new(x.shape, "float16"), where + body, x=x, name="rounded_cache", **sizes) for x in (keys, values)]
+
+
 def _see_many(call: Call, said: _Cached, turned: Array, keys: Array, values: Array, y: Array) -> None:
     b, s, heads, head = turned.shape
     capacity = keys.shape[2]
@@ -295,6 +306,10 @@ def _numbers(said: _Cached, s: int, heads: int, head: int, capacity: int) -> dic
 def _see(call: Call, said: _Cached, turned: Array, keys: Array, values: Array, y: Array) -> None:
     b, s, heads, head = turned.shape
     capacity, rows = keys.shape[2], heads // said.key_heads * s
+    if rows >= _MANY and may_round(call, turned) and on_tensor_cores(call, "float16", head):
+        q, k, v = _rounded(call, said, turned, keys, values)
+        _see_many(call, said, q, k, v, y)
+        return
     if rows >= _MANY and on_tensor_cores(call, turned.element.name, head):
         _see_many(call, said, turned, keys, values, y)
         return
