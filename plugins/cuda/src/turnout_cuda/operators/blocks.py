@@ -9,13 +9,13 @@ import math
 from collections.abc import Mapping
 
 from turnout_cuda.array import Array
+from turnout_cuda.blocks_few import few
 from turnout_cuda.call import Call, Given
 from turnout_cuda.element import INDEX, Types
 from turnout_cuda.hopper import MULTIPROCESSORS, wgmma
 from turnout_cuda.kernel import operator
-from turnout_cuda.operators.blocks_few import few
 from turnout_cuda.operators.index import WRAP
-from turnout_cuda.operators.rounded import as_halves, may_round
+from turnout_cuda.rounded import as_halves, may_round
 from turnout_cuda.templates import launch_file
 
 __all__ = ["MICROSOFT", "TEXT_FLOATS", "Blocks", "block_product"]
