@@ -369,8 +369,11 @@ def _beside_llamacpp(name: str, path: Path, prompt: int, count: int, own: tuple[
         print(f"{name}: llama-bench ended with {done.returncode}: {done.stderr.strip()[-200:]}")
         return
     found = json.loads(done.stdout)
+    if not found[0].get("gpu_info"):  # without a GPU it takes the CPU, and says "CUDA" all the same
+        print(f"{name}: llama-bench finds no GPU")
+        return
     best = [max(one["samples_ts"]) for one in sorted(found, key=lambda one: one["n_gen"])]
-    build = f"llama.cpp {found[0].get('build_number', '')}, {found[0].get('backends', '')}"
+    build = f"llama.cpp {found[0].get('build_commit', '')}, {found[0].get('backends', '')}"
     print(
         f"{name}: {build}: prompt {best[0]:9.1f} tokens/s, decode {best[1]:8.1f} tokens/s;"
         f" we read {own[0] / best[0]:.2f} and write {own[1] / best[1]:.2f} times as fast",
