@@ -37,13 +37,16 @@ HALF = 2**-10
 PROMPT = (504, 3575, 282, 4649, 314)
 """The capital of France is"""
 SMALL = (("llama", "Q4_1"), ("phi3", "Q4_0"), ("phi3", "F16"), ("qwen3", "Q4_K"), ("gemma2", "Q8_0"))
+FAST = (("llama", "Q4_0"), ("gemma2", "Q8_0"))
+"""Whose prompts may go through the tensor cores as halves."""
 
 
-def small(architecture: str, kind: str) -> float:
+def small(architecture: str, kind: str, accuracy: str = "exact") -> float:
     """A random decoder of two blocks: a prompt, single tokens, and a few more."""
     file, random = gguf_decoders.decoder(architecture, kind=kind), np.random.default_rng(0)
-    texts, most = [Text(load(file, device=place)) for place in ("cuda", "cpu")], 0.0
-    for count in (7, 1, 1, 3):
+    ways, most = (("cuda", accuracy), ("cpu", "exact")), 0.0
+    texts = [Text(load(file, device=place, accuracy=how)) for place, how in ways]
+    for count in (40, 1, 1, 3):
         tokens = random.integers(0, gguf_decoders.VOCABULARY, (1, count))
         found, wanted = (text.feed(tokens) for text in texts)
         most = max(most, float(np.abs(found - wanted).max() / np.abs(wanted).max()))
@@ -125,6 +128,10 @@ def main(layers: int) -> int:
         off = small(architecture, kind)
         worst = max(worst, off)
         print(f"{architecture} of {kind}: logits off by {off:.2g} of the largest ({time.perf_counter() - start:.0f} s)", flush=True)
+    for architecture, kind in FAST:
+        off = small(architecture, kind, "fast")
+        worst = max(worst, off)
+        print(f"{architecture} of {kind}, fast: logits off by {off:.2g} of the largest", flush=True)
     for precision in ("int4", "fp16"):
         off = halves(precision)
         worst = max(worst, off / 4)  # each of two sides rounds the stream to halves several times
