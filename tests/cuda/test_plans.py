@@ -93,6 +93,14 @@ def test_a_graph_orders_all_that_touches_the_same_bytes(launched: list[Launch], 
             assert not clash or earlier in before[later]
 
 
+@given(plans())
+def test_nobody_waits_for_what_another_has_waited_for(launched: list[Launch]) -> None:
+    offsets, _ = place(launched)
+    before = _ancestors(launched, offsets)
+    for own in dependencies(launched, offsets):
+        assert not any(other in before[number] for number in own for other in own)
+
+
 def test_what_does_not_depend_on_each_other_may_run_at_once() -> None:
     node = helper.make_node
     found = _launched(_model(node("Softmax", ["x"], ["a"]), node("LogSoftmax", ["x"], ["b"]), node("Add", ["a", "b"], ["y"])))

@@ -20,9 +20,13 @@ __all__ = ["Recorded", "dependencies"]
 
 
 def dependencies(steps: Sequence[Step], offsets: Placement) -> list[list[int]]:
-    """For each step, the earlier ones that it has to wait for: those that wrote what it reads or writes, or read what it writes."""
+    """For each step, the earlier ones that it has to wait for: those that wrote what it reads or writes, or read what it writes.
+
+    Those are left out that another one waits for in its turn: a kernel is launched early only where few stand before it.
+    """
     live: dict[Any, list[tuple[int, int, int, bool]]] = {}  # by place: begin, end, step, whether it writes there
-    found = []
+    found: list[list[int]] = []
+    before: list[int] = []  # by step: a bit for each step that it waits for, directly or not
     for number, step in enumerate(steps):
         wanted: set[int] = set()
         named = [value for _, value in step.arguments if isinstance(value, Buffer)] if isinstance(step, Launch) else []
@@ -37,7 +41,13 @@ def dependencies(steps: Sequence[Step], offsets: Placement) -> list[list[int]]:
             if writes:  # whoever comes later waits for this step, and so for those that it waited for
                 there[:] = [one for one in there if one[2] == number or not (begin <= one[0] and one[1] <= end)]
             there.append((begin, end, number, writes))
-        found.append(sorted(wanted))
+        reached, direct = 0, []
+        for other in sorted(wanted, reverse=True):
+            if not reached >> other & 1:
+                direct.append(other)
+                reached |= before[other] | 1 << other
+        before.append(reached)
+        found.append(direct[::-1])
     return found
 
 
