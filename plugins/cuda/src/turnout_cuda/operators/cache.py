@@ -15,7 +15,7 @@ from turnout_cuda.element import INDEX
 from turnout_cuda.kernel import operator
 from turnout_cuda.many_queries import Heads, Seen, attend, on_tensor_cores
 from turnout_cuda.operators.blocks import MICROSOFT, TEXT_FLOATS
-from turnout_cuda.operators.rounded import may_round
+from turnout_cuda.rounded import may_round
 from turnout_cuda.templates import launch_file
 
 __all__ = ["OWN"]
