@@ -59,7 +59,7 @@ def test_attention_with_its_cache_becomes_one() -> None:
         "cache.lengths",
     ]
     assert [value.name for value in new.outputs] == ["blk.0.seen", "present_key.0", "present_value.0"]
-    assert said(new) == {"num_heads": 4, "kv_num_heads": 2, "local_window_size": -1, "rotary_interleaved": 1}
+    assert said(new) == {"num_heads": 4, "kv_num_heads": 2, "local_window_size": -1, "rotary_interleaved": 1, "accuracy_level": 4}
 
 
 def test_several_texts_at_once_are_taken_too() -> None:
