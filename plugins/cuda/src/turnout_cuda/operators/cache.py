@@ -23,7 +23,7 @@ __all__ = ["OWN"]
 OWN = "turnout.cuda"
 """The domain of operators that only this provider's lowering makes."""
 
-_SHARE, _SPLITS = 128, 64
+_SHARE, _SPLITS = 64, 64
 """Tokens that a block looks at where several share a query, at least; and how many blocks do at most."""
 _QUERIES = 4
 """Queries of a block: they share the keys and values that it loads."""
