@@ -387,6 +387,23 @@ def test_products_of_halves_through_wgmma() -> None:
     assert said.count("_wide_") == 5
 
 
+def test_products_of_halves_whose_k_is_shared() -> None:
+    said = run("""
+        from turnout_cuda import products
+        rng = np.random.default_rng(0)
+        for cut in ((128, 4), (256, 2)):
+            products._cut = lambda *_: cut
+            for m, k, n in ((72, 328, 264), (17, 264, 135)):
+                x, w = rng.standard_normal((m, k)).astype("e"), rng.standard_normal((n, k)).astype("e")
+                text = f"g (float16[{m},{k}] x, float16[{n},{k}] w) => (float16[{m},{n}] y) {{ y = Gemm<transB = 1>(x, w) }}"
+                wanted = x.astype("d") @ w.T.astype("d")
+                loaded = turnout.load(model(text), device="cuda")
+                assert np.abs(loaded.run(x=x, w=w)["y"].astype("d") - wanted).max() < 1e-3 * np.abs(wanted).max()
+                print([step.entry for plan in executable(loaded)._plans.values() for step in plan.segment.steps])
+    """)
+    assert said.count("_wide_") == 4
+
+
 def test_products_with_four_bits_in_every_cut() -> None:
     run("""
         import sys

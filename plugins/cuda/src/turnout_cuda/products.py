@@ -71,16 +71,17 @@ def product(
     arguments += [("double" if isinstance(value, float) else index, value) for value in numbers.values()]
     sums = sums or sum_of(y.element)
     tensor = halves in ("f16", "bf16") and sums == "float"
-    wide, width = plain is not None and tensor and _is_wide(call, sizes, plain[2]), 0
+    wide = plain is not None and tensor and _is_wide(call, sizes, plain[2])
     head = f"#define HALVES {int(tensor)}\ntypedef {index} index; typedef {sums} A; typedef {y.element.c} Y; typedef {halves or sums} H;"
-    high, across = _TILE, _TILE
+    high, width, split = _TILE, _TILE, 1
     if plain is not None and wide:
-        width = _width(m, n, batch)
-        facts = {"STAGES": _STAGES, "WIDTH": width, "TURNED": int(plain[2]), "VALUE": plain[3], **wgmma(width, halves, turned=plain[2])}
+        width, split = _cut(sizes, batch)
+        facts = {"STAGES": _STAGES, "WIDTH": width, "SPLIT": split, "TURNED": int(plain[2]), "VALUE": plain[3]}
+        facts |= wgmma(width, halves, turned=plain[2])
         head += "".join(f"\n#define {name} {value}" for name, value in facts.items())
         left, right = plain[:2]
-        high, across = _WIDE, width
-    blocks = math.ceil(m / high) * math.ceil(n / across) * batch
+        high = _WIDE
+    blocks = math.ceil(m / high) * math.ceil(n / width) * batch
     if wide:
         parameters.append("index tiles")
         arguments.append((index, blocks))
@@ -99,25 +100,31 @@ def product(
         text = _word(key, value, text)
     grid, threads, shared = (blocks, 1, 1), 256, 0
     if wide:
-        grid, threads, shared = (min(blocks, MULTIPROCESSORS), 1, 1), 384, _STAGES * 2 * 64 * (_WIDE + width) + 1024
+        at_once = min(blocks, MULTIPROCESSORS) if split == 1 else blocks * split
+        grid, threads, shared = (at_once, 1, 1), 384, _STAGES * 2 * 64 * (_WIDE + width) + 1024
     named, operations = (name or call.node.op_type) + ("_wide" if wide else ""), 2 * m * n * k * batch
     call.launch(text, named, grid, threads, arguments, reads=list(arrays.values()), writes=[y], shared=shared, operations=operations)
     return y
 
 
-def _width(m: int, n: int, batch: int) -> int:
-    """Columns of a tile for wgmma: the more the faster, unless more multiprocessors would have nothing to do."""
+def _cut(sizes: tuple[int, int, int], batch: int) -> tuple[int, int]:
+    """(columns of a tile for wgmma, blocks that share its k), by how long the last multiprocessor is busy; in cycles, as in blocks.py."""
+    m, n, k = sizes
+    slices = math.ceil(k / 64)
 
-    def rounds(width: int) -> int:
-        return math.ceil(math.ceil(m / _WIDE) * math.ceil(n / width) * batch / MULTIPROCESSORS) * width
+    def busy(cut: tuple[int, int]) -> int:
+        width, split = cut
+        tiles = math.ceil(m / _WIDE) * math.ceil(n / width) * batch
+        each = math.ceil(slices / split) * (4 * width + 100) + (4000 if split == 1 else 10000)
+        return math.ceil(tiles * split / MULTIPROCESSORS) * each
 
-    return 256 if rounds(256) <= rounds(128) * 1.1 else 128
+    return min(((width, split) for split in (1, 2, 4) if split <= slices for width in (256, 128)), key=busy)
 
 
 def _is_wide(call: Call, sizes: tuple[int, int, int], turned: bool) -> bool:
-    """Whether Hopper's wgmma takes it: rows begin at multiples of 16 bytes, and a tile is not mostly empty."""
+    """Whether Hopper's wgmma takes it: rows begin at multiples of 16 bytes; of few rows the right matrix is what takes the time."""
     m, n, k = sizes
-    return call.arch == "sm_90a" and min(m, n, k) >= 64 and k % 8 == 0 and (turned or n % 8 == 0)
+    return call.arch == "sm_90a" and m >= 16 and min(n, k) >= 64 and k % 8 == 0 and (turned or n % 8 == 0)
 
 
 def _word(key: str, value: str, text: str) -> str:

@@ -164,7 +164,6 @@ extern "C" __global__ void __launch_bounds__(384, 1) __cluster_dims__(SPLIT, 1, 
     unsigned a[2][4][4], before = 0;
     auto prepare = [&](unsigned (&to)[4][4]) {
         await(there + turn.place * 8, turn.round);
-        copies_are_seen();
         const unsigned char* w4 = own + turn.place * SLICE_BYTES + X_BYTES;
         make(to, w4, (const Terms*)(w4 + W_BYTES), row, lane % 4);
     };
@@ -213,22 +212,8 @@ extern "C" __global__ void __launch_bounds__(384, 1) __cluster_dims__(SPLIT, 1, 
     #pragma unroll
     for (int j = 0; j < TOKENS / 8; ++j) store(j, d + 4 * j);
 #else
-    // each block adds up a part of the columns
     asm volatile("bar.sync 1, 256;" ::: "memory");  // the two warpgroups have done with what lay there
-    float* kept = (float*)own + threadIdx.x;
-    #pragma unroll
-    for (int i = 0; i < TOKENS / 2; ++i) kept[i * 256] = d[i];
-    meet();
-    #pragma unroll
-    for (int i = 0; i < TOKENS / 8 / SPLIT; ++i) {
-        const int j = own_share * (TOKENS / 8 / SPLIT) + i;
-        float sums[4] = {};
-        #pragma unroll
-        for (int other = 0; other < SPLIT; ++other)
-            for (int e = 0; e < 4; ++e) sums[e] += theirs(at(kept) + (4 * j + e) * 1024, other);
-        store(j, sums);
-    }
-    meet();  // none ends while others read
+    share_sums<TOKENS / 2, 4>(memory + (ring - at(memory)), d, own_share, store);
 #endif
 }
 #else  // only a device with these instructions is given this kernel

@@ -9,7 +9,8 @@ DEVICE void fetch(unsigned to, const void* from, bool inside) {
 
 DEVICE void expect(unsigned barrier, unsigned arrivals) { asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory"); }
 DEVICE void arrive(unsigned barrier) { asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory"); }
-// arrives once what this thread has fetched so far is there
+// Arrives once what this thread has fetched so far is there. Who has waited for that lets wgmma read it with no fence between, as CUTLASS does where
+// slices come by cp.async (sm90_mma_multistage_gmma_ss_warpspecialized.hpp).
 DEVICE void arrive_with_copies(unsigned barrier) { asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory"); }
 DEVICE void await(unsigned barrier, unsigned parity) {
     unsigned over;
@@ -30,7 +31,6 @@ struct Turn {
     DEVICE void next() { if (++place == STAGES) { place = 0; round ^= 1; } }
 };
 
-DEVICE void copies_are_seen() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 DEVICE void before_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 DEVICE void products_end() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 template <int LEFT_RUNNING> DEVICE void await_products() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(LEFT_RUNNING) : "memory"); }
@@ -42,4 +42,22 @@ DEVICE float theirs(unsigned address, unsigned rank) {
     float a;
     asm volatile("{ .reg .b32 there; mapa.shared::cluster.u32 there, %1, %2; ld.shared::cluster.f32 %0, [there]; }" : "=f"(a) : "r"(address), "r"(rank) : "memory");
     return a;
+}
+// Of the sums that each block of a cluster has for the same tile this one adds up a part, and stores it by PIECE sums of a thread at a time. 256
+// threads call it, with `kept` of shared memory that no one needs; the others of the block meet twice.
+template <int COUNT, int PIECE, class Store> DEVICE void share_sums(unsigned char* kept, const float (&d)[COUNT], int rank, const Store& store) {
+    float* own = (float*)kept + threadIdx.x;
+    #pragma unroll
+    for (int i = 0; i < COUNT; ++i) own[i * 256] = d[i];
+    meet();
+    #pragma unroll
+    for (int i = 0; i < COUNT / PIECE / SPLIT; ++i) {
+        const int j = rank * (COUNT / PIECE / SPLIT) + i;
+        float sums[PIECE] = {};
+        #pragma unroll
+        for (int other = 0; other < SPLIT; ++other)
+            for (int e = 0; e < PIECE; ++e) sums[e] += theirs(at(own) + (PIECE * j + e) * 1024, other);
+        store(j, sums);
+    }
+    meet();  // none ends while others read
 }

@@ -1,6 +1,7 @@
 // A product of matrices of halves, both of them plain, through Hopper's wgmma: LEFT points to rows of K, RIGHT to rows of N, or of K where it
 // is TURNED, and VALUE is what is stored of the sum a at m, n. Two warpgroups make a tile of 128 by WIDTH, 64 rows each; a third fetches slices
-// of 64 along k into a ring of STAGES. A block makes every so many of the `tiles`, and fetches for the next one while one is stored.
+// of 64 along k into a ring of STAGES. A block makes every so many of the `tiles`, and fetches for the next one while one is stored;
+// or SPLIT blocks, a cluster, share the k of a single one, and then its sums.
 #define TILE 128
 #define SLICE 64
 #define LEFT_BYTES (TILE * SLICE * 2)
@@ -28,19 +29,19 @@ DEVICE void exchange(unsigned (&w)[4], int lane) {
     }
 }
 
-extern "C" __global__ void __launch_bounds__(384, 1) ENTRY(PARAMETERS) {
+extern "C" __global__ void __launch_bounds__(384, 1) __cluster_dims__(SPLIT, 1, 1) ENTRY(PARAMETERS) {
     let_next_kernel_start();
     extern __shared__ unsigned char memory[];
     __shared__ unsigned long long barriers[2 * STAGES];
     const unsigned ring = (at(memory) + 1023) & ~1023u, there = at(barriers), free = there + STAGES * 8;
     const int t = threadIdx.x % 128, half = threadIdx.x / 128, lane = t % 32, warp = t / 32;
-    const index slices = (K + SLICE - 1) / SLICE;
+    const index all = (K + SLICE - 1) / SLICE, share = SPLIT > 1 ? rank() : 0, begin = all * share / SPLIT, end = all * (share + 1) / SPLIT;
     if (threadIdx.x < STAGES) expect(there + threadIdx.x * 8, 128), expect(free + threadIdx.x * 8, 8);
     __syncthreads();
     await_earlier_kernels();
     Turn turn;
 #define EACH_TILE \
-    for (index tile = blockIdx.x; tile < tiles; tile += gridDim.x) { \
+    for (index tile = blockIdx.x / SPLIT; tile < tiles; tile += gridDim.x / SPLIT) { \
         const Place own(tile, (M + TILE - 1) / TILE, (N + WIDTH - 1) / WIDTH); \
         const index z = own.z, m0 = own.m0, n0 = own.n0; \
         BATCH
@@ -50,9 +51,10 @@ extern "C" __global__ void __launch_bounds__(384, 1) ENTRY(PARAMETERS) {
         const int row = t / 8, piece = t % 8;
         const unsigned to = ring + row * 128 + ((piece ^ row % 8) << 4);
         EACH_TILE
-            const H* left = LEFT + (m0 + row) * (long long)K + piece * 8;
-            const H* right = TURNED ? RIGHT + (n0 + row) * (long long)K + piece * 8 : RIGHT + row * (long long)N + n0 + piece * 8;
-            for (index k0 = 0; k0 < K; k0 += SLICE) {
+            index k0 = begin * SLICE;
+            const H* left = LEFT + (m0 + row) * (long long)K + k0 + piece * 8;
+            const H* right = TURNED ? RIGHT + (n0 + row) * (long long)K + k0 + piece * 8 : RIGHT + (k0 + row) * (long long)N + n0 + piece * 8;
+            for (index slice = begin; slice < end; ++slice, k0 += SLICE) {
                 await(free + turn.place * 8, turn.round ^ 1);
                 const unsigned a = to + turn.place * SLICE_BYTES, b = a + LEFT_BYTES;
                 const bool in_k = k0 + piece * 8 < K;
@@ -79,6 +81,7 @@ extern "C" __global__ void __launch_bounds__(384, 1) ENTRY(PARAMETERS) {
                 turn.next();
             }
         }
+        if (SPLIT > 1) meet(), meet();
         return;
     }
 
@@ -87,9 +90,8 @@ extern "C" __global__ void __launch_bounds__(384, 1) ENTRY(PARAMETERS) {
         float d[WIDTH / 2] = {};
         SETTLED(d);
         unsigned before = 0;
-        for (index slice = 0; slice < slices; ++slice) {
+        for (index slice = begin; slice < end; ++slice) {
             await(there + turn.place * 8, turn.round);
-            copies_are_seen();
             const unsigned a = ring + turn.place * SLICE_BYTES + half * (LEFT_BYTES / 2), b = ring + turn.place * SLICE_BYTES + LEFT_BYTES;
             before_products();
             #pragma unroll
@@ -97,7 +99,7 @@ extern "C" __global__ void __launch_bounds__(384, 1) ENTRY(PARAMETERS) {
                 WGMMA(d, descriptor(a + k * 32, 16), TURNED ? descriptor(b + k * 32, 16) : descriptor(b + k * 2048, 8192));
             products_end();
             await_products<1>();
-            if (slice && !lane) arrive(free + before * 8);
+            if (slice > begin && !lane) arrive(free + before * 8);
             before = turn.place;
             turn.next();
         }
@@ -105,8 +107,8 @@ extern "C" __global__ void __launch_bounds__(384, 1) ENTRY(PARAMETERS) {
         if (!lane) arrive(free + before * 8);
         SETTLED(d);  // nothing reads them before they are there
 
-        #pragma unroll
-        for (int j = 0; j < WIDTH / 8; j += 4) {
+        // 32 columns, of which a thread has two out of eight in two rows
+        auto store = [&](int j, const float* sums) {
             #pragma unroll
             for (int h = 0; h < 2; ++h) {
                 const index m = m0 + half * 64 + warp * 16 + lane / 4 + h * 8;
@@ -115,8 +117,8 @@ extern "C" __global__ void __launch_bounds__(384, 1) ENTRY(PARAMETERS) {
                 for (int i = 0; i < 4; ++i) {
                     Y made[2] = {};
                     for (int e = 0; e < 2; ++e) {
-                        const index n = n0 + (j + i) * 8 + lane % 4 * 2 + e;
-                        const A a = d[4 * (j + i) + 2 * h + e];
+                        const index n = n0 + j * 32 + i * 8 + lane % 4 * 2 + e;
+                        const A a = sums[4 * i + 2 * h + e];
                         if (m < M && n < N) made[e] = down<Y>(VALUE);
                         if (m < M && n < N && N % 8) y[(z * M + m) * N + n] = made[e];
                     }
@@ -124,10 +126,17 @@ extern "C" __global__ void __launch_bounds__(384, 1) ENTRY(PARAMETERS) {
                 }
                 if (N % 8) continue;
                 exchange(words, lane);
-                const index n = n0 + (j + lane % 4) * 8;
+                const index n = n0 + j * 32 + lane % 4 * 8;
                 if (m < M && n < N) *(pack<unsigned, 4>*)(y + (z * M + m) * N + n) = pack<unsigned, 4>{words[0], words[1], words[2], words[3]};
             }
-        }
+        };
+#if SPLIT == 1
+        #pragma unroll
+        for (int j = 0; j < WIDTH / 32; ++j) store(j, d + 16 * j);
+#else
+        asm volatile("bar.sync 1, 256;" ::: "memory");  // the two warpgroups have done with what lay there
+        share_sums<WIDTH / 2, 16>(memory + (ring - at(memory)), d, share, store);
+#endif
     }
 }
 #else  // only a device with these instructions is given this kernel
