@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Iterable, Sequence
 from types import SimpleNamespace
@@ -13,15 +14,18 @@ import onnx
 import pytest
 
 from turnout.device import Device
-from turnout.errors import CompileError, Unavailable
+from turnout.errors import CompileError, RunError, Unavailable
 from turnout.graph import ir
 from turnout.provider import No, Rewrite, Yes
 from turnout.reference import ReferenceProvider
+from turnout.tensor import Tensor, is_elsewhere
 from turnout.testing.subject import Subject
-from turnout_directml.adapters import Adapter, adapters, chosen, lock_of
+from turnout_directml import resident
+from turnout_directml.adapters import Adapter, Lock, adapters, chosen, lock_of
 from turnout_directml.dialect import OPSET, rewrites
 from turnout_directml.provider import DirectMLProvider
 from turnout_directml.quirks import quirk
+from turnout_directml.resident import DeviceValue
 
 RNG = np.random.default_rng(8)
 
@@ -74,6 +78,82 @@ def test_an_adapter_that_is_not_there_is_an_error(wish: int | str) -> None:
 def test_an_adapter_has_one_lock() -> None:
     assert lock_of(3) is lock_of(3)
     assert lock_of(3) is not lock_of(4)
+
+
+def test_values_are_let_go_of_under_the_lock_and_nobody_waits_for_it() -> None:
+    """By whoever holds it at the time: a finalizer that waited for a run in another thread could wait for itself."""
+    lock, freed, held = Lock(), list[str](), threading.Event()
+    values = {name: Freed(name, freed) for name in ("now", "later")}
+    lock.drop([values.pop("now")])
+    assert freed == ["now"]
+    go_on = threading.Event()
+
+    def hold() -> None:
+        with lock:
+            held.set()
+            go_on.wait(10)
+            assert freed == ["now"]
+
+    other = threading.Thread(target=hold)
+    other.start()
+    held.wait(10)
+    lock.drop([values.pop("later")])
+    go_on.set()
+    other.join()
+    assert freed == ["now", "later"]
+
+
+class Freed:
+    def __init__(self, name: str, freed: list[str]) -> None:
+        self.name, self.freed = name, freed
+
+    def __del__(self) -> None:
+        self.freed.append(self.name)
+
+
+def test_values_stay_on_adapter_0_only() -> None:
+    """Where ONNX Runtime's Python interface has no memory, values are arrays on the host, and nothing is copied by turnout."""
+    assert {device.properties["DXGI adapter"]: device.on_host for device in (one.device(i) for i, one in enumerate(two()))} == {
+        "0": False,
+        "1": True,
+    }
+
+
+def there(array: Any, lock: Lock) -> DeviceValue:
+    """A value as a run leaves it, but of the CPU's memory."""
+    import onnxruntime
+
+    return DeviceValue(onnxruntime.OrtValue.ortvalue_from_numpy(array), array.dtype, lock)
+
+
+def test_a_value_on_the_adapter_goes_back_as_it_is_and_comes_only_when_it_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resident, "_ready", lambda: None)
+    array, provider, device = normal(2, 3), DirectMLProvider(), Device("directml")
+    value = there(array, lock_of(7))
+    tensor = Tensor(value, dtype=value.dtype, shape=value.shape, device="directml:0")
+    assert is_elsewhere(tensor)
+    assert provider.to_device(provider.from_dlpack(tensor, device), device) is value
+    assert provider.from_dlpack(array, device) is None
+    for copy in (tensor.numpy(), np.asarray(value), provider.to_host([value], device)[0]):
+        np.testing.assert_array_equal(copy, array)
+    with pytest.raises(BufferError, match="DLPack does not know"):
+        np.from_dlpack(tensor)
+    (outline, same) = resident.outlines([value, array])
+    assert (outline.shape, outline.dtype, same is array) == (array.shape, array.dtype, True)
+
+
+def test_a_value_that_cannot_be_read_any_more_is_an_error_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone() -> None:
+        raise RuntimeError("(caller: 00006FFFF7A9135F) Exception(1) tid(24) 887A0005")
+
+    monkeypatch.setattr(resident, "_ready", gone)
+    with pytest.raises(RunError, match="887A0005"):
+        there(normal(2), lock_of(7)).get()
+
+
+def test_nothing_is_kept_of_a_load() -> None:
+    """A second load took what the first had left, without the adapter's lock, and without a session for each shape."""
+    assert DirectMLProvider().keeps(Device("directml")) is None
 
 
 class Lowered(ReferenceProvider):

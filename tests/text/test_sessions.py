@@ -12,17 +12,36 @@ from hypothesis import strategies as st
 from text_decoders import FORMS, VOCABULARY, expected, model
 
 import turnout
+from turnout.device import Device, Link
 from turnout.errors import NotGenerative
-from turnout_text.caches import Growing, InPlace, Recomputed
+from turnout.testing.fakes import FakeProvider, installed
+from turnout_text.caches import Elsewhere, Growing, InPlace, Recomputed
 from turnout_text.session import Session, sessions_of
 
 KINDS = {"in place": InPlace, "growing": Growing, "whole": Recomputed, "last": Recomputed}
-DEVICES = [["cpu", "reference"], ["toy", "cpu", "reference"]]  # old runtimes have no TensorScatter; split, and in one piece
+DEVICES = [["cpu", "reference"], ["toy", "cpu", "reference"], ["far"]]  # old runtimes have no TensorScatter; split, and in one piece
 
 
-@pytest.fixture(scope="module", params=DEVICES, ids=["cpu", "split"])
+class Far(FakeProvider):
+    """A device outside host memory, which counts the bytes that cross."""
+
+    def __init__(self) -> None:
+        super().__init__("far", link=Link(1e-5, 1e10))
+        self.crossed = 0
+
+    def to_device(self, array: Any, device: Device) -> Any:
+        self.crossed += getattr(array, "nbytes", 0)
+        return super().to_device(array, device)
+
+    def to_host(self, value: Any, device: Device) -> Any:
+        self.crossed += value.value.nbytes
+        return super().to_host(value, device)
+
+
+@pytest.fixture(scope="module", params=DEVICES, ids=["cpu", "split", "far"])
 def models(request: Any) -> Iterator[dict[str, turnout.Model]]:
-    made = {form: turnout.load(model(form), device=request.param) for form in FORMS}
+    with installed(Far()):
+        made = {form: turnout.load(model(form), device=request.param) for form in FORMS}
     yield made
     for one in made.values():
         one.close()
@@ -32,7 +51,8 @@ def opened(models: dict[str, turnout.Model], form: str) -> Session:
     make = sessions_of(models[form])
     assert make is not None
     session = make()
-    assert type(session) is KINDS[form]
+    there = form == "in place" and not models[form].device_of("present_key.0").on_host
+    assert type(session) is (Elsewhere if there else KINDS[form])
     assert session.vocabulary == VOCABULARY
     return session
 
@@ -82,12 +102,28 @@ def test_a_cache_in_place_is_written_nowhere_else(models: dict[str, turnout.Mode
     assert isinstance(session, InPlace)
     session.feed([1, 2, 3], [2])
     (buffer,) = session.buffers.values()
+    if isinstance(session, Elsewhere):
+        return
     address = buffer.ctypes.data
     for token in range(50):
         session.feed([token], [0])
     (buffer,) = session.buffers.values()
     assert buffer.ctypes.data == address
     assert not buffer[:, :, 53:].any()
+
+
+@pytest.mark.parametrize("form", ["in place", "growing"])
+def test_a_cache_elsewhere_stays_there(form: str) -> None:
+    """A token's step moves its few numbers (and the logits, by `FakeTensor.get`), and nothing of the cache, be it cut before or not."""
+    far = Far()
+    with installed(far), turnout.load(model(form), device="far") as loaded:
+        session = sessions_of(loaded)()  # type: ignore[misc]
+        session.feed(list(range(40)), [39])
+        session.truncate(39)
+        session.feed([39], [0])
+        far.crossed = 0
+        assert np.array_equal(session.feed([5], [0])[0], expected([*range(40), 5])[-1])
+        assert far.crossed == {"in place": 3 * 8, "growing": 2 * 8}[form]  # its token, its place, whose logits are wanted
 
 
 def test_what_is_no_decoder() -> None:
@@ -107,7 +143,6 @@ def test_what_is_no_decoder() -> None:
 
 def test_a_provider_that_takes_the_whole_model_brings_its_own_sessions() -> None:
     from turnout.provider import Executable
-    from turnout.testing.fakes import FakeProvider, installed
 
     class Whole(FakeProvider):
         def compile(self, graph: Any, device: Any, options: Any) -> Executable:

@@ -144,6 +144,13 @@ class Model:
         found = zip(self._output_names, program.run_on_device(values), strict=True)
         return {name: value if device.on_host else _tensor(value, device) for name, (value, device) in found}
 
+    def device_of(self, output: str) -> Device:
+        """Where `run_on_device` leaves an output: on the device that makes it (`device.on_host`: as an array). Raises InvalidInput."""
+        program = self._opened()
+        if output not in self._output_names:
+            raise self._no_output(output)
+        return program.home(self._output_names.index(output))
+
     def _run_checked(self, named: dict[str, Any]) -> dict[str, Any]:
         program = self._opened()
         values = self._values(named, program)
@@ -202,7 +209,7 @@ class Model:
 
     def _buffers(self, given: Mapping[str, Any]) -> list[Any]:
         if strangers := set(given) - set(self._output_names):
-            raise InvalidInput(f"there is no output {min(strangers)!r}", hint=f"the outputs are: {', '.join(self._output_names)}")
+            raise self._no_output(min(strangers))
         buffers: list[Any] = []
         for info in self.outputs:
             buffer = given.get(info.name)
@@ -218,6 +225,9 @@ class Model:
                     raise InvalidInput(f"output {info.name!r} {problem}", hint=f"it is {info}")
             buffers.append(buffer)
         return buffers
+
+    def _no_output(self, name: str) -> InvalidInput:
+        return InvalidInput(f"there is no output {name!r}", hint=f"the outputs are: {', '.join(self._output_names)}")
 
     def _handed(self, values: Sequence[Any], buffers: list[Any]) -> list[Any]:
         """The buffers that may be written to while the inputs are read: `buffers` itself where those are all of them."""

@@ -71,6 +71,10 @@ class Program:
                 step(slots)
         return [(slots[slot], device) for slot, _, device in self._there]
 
+    def home(self, position: int) -> Device:
+        """The device in whose memory `run_on_device` leaves an output."""
+        return self._there[position][2]
+
     def close(self) -> None:
         """Frees every executable; one that fails to close does not keep the others."""
         for executable in self.executables:

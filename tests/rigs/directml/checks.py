@@ -1,4 +1,4 @@
-"""What is checked in the rig, by its Windows Python: `tests/rigs/directml/check [threads] [vision] [grouped] [capture] [language] [suite]`.
+"""What is checked in the rig, by its Windows Python: `check [threads] [vision] [grouped] [capture] [resident] [language] [suite]`.
 
 `levels` and `nodes` are the greater part of `suite`, in less time. Ends with status 1 where anything is wrong.
 """
@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
+from residents import Crossings, host_binding, resident, written
 
 import turnout
 from turnout import plugins, probe
@@ -98,23 +99,32 @@ def vision():
 
 
 def language():
-    """SmolLM2 (30 blocks, weights of 4 bits), every node on DirectML: a prompt and three tokens, against the CPU provider in float32."""
+    """SmolLM2 (30 blocks, weights of 4 bits), every node on DirectML: a prompt and three tokens, against the CPU provider in float32.
+
+    By host binding, and by a session whose caches stay on the adapter: the same tokens, and what crosses for the last of them.
+    """
     sys.path.insert(0, str(Path(__file__).parents[2] / "gguf"))
     from running import Text, load
 
     path = next(MODELS.rglob("SmolLM2*.gguf"))
     prompt = [504, 3575, 282, 4649, 314]  # The capital of France is
     start = time.perf_counter()
-    texts = [Text(load(path, device=device), capacity=16) for device in ("cpu", "directml")]
+    with host_binding():
+        texts = [Text(load(path, device=device), capacity=256) for device in ("cpu", "directml")]  # as long as a session's caches
     print(texts[1].model.explain())
     ids, said, errors = prompt, [], []
     for _ in range(4):
-        wanted, got = (text.feed(ids, [len(ids) - 1])[0, -1] for text in texts)
+        with Crossings() as crossings:
+            wanted, got = (text.feed(ids, [len(ids) - 1])[0, -1] for text in texts)
         errors.append(float(np.abs(got - wanted).max() / np.abs(wanted).max()))
         said.append((int(wanted.argmax()), int(got.argmax())))
         ids = [said[-1][0]]
     print(f"language: tokens (CPU, DirectML) {said}, {time.perf_counter() - start:.0f} s; errors", *(f"{error:.1e}" for error in errors))
-    return max(errors) <= FP16 and all(one == other for one, other in said)
+    for text in texts:
+        text.model.close()
+    tokens, crossed = written(load(path, device="directml"), prompt, 4)
+    print(f"language: caches on the adapter: tokens {tokens}; bytes for the last: {crossings.nbytes} by host binding, {crossed[-1]} so")
+    return max(errors) <= FP16 and all(one == other for one, other in said) and tokens == [one for one, _ in said] and crossed[-1] < 1 << 20
 
 
 GROUPED = """<ir_version: 10, opset_import: ["": 20, "com.microsoft": 1]> grouped
@@ -185,7 +195,7 @@ def threads():
     return not wrong
 
 
-CHECKS = {one.__name__: one for one in (threads, vision, grouped, capture, language, levels, nodes, suite)}
+CHECKS = {one.__name__: one for one in (threads, vision, grouped, capture, resident, language, levels, nodes, suite)}
 ALL = [name for name in CHECKS if name not in ("levels", "nodes")]  # the suite has them
 
 if __name__ == "__main__":

@@ -17,16 +17,37 @@ from turnout.graph import ir
 from turnout.hooks import hookimpl
 from turnout.provider import Claim, Executable, No, Provider, Rewrite, Yes
 from turnout.reference import ReferenceExecutable
+from turnout.tensor import Tensor
 
 __all__ = ["FakeProvider", "FakeTensor", "installed"]
+
+_EXTENSION = 12  # dlpack.h, kDLExtDev
 
 
 @dataclass(frozen=True)
 class FakeTensor:
-    """A value in a fake device's memory: useless anywhere else."""
+    """A value in a fake device's memory: useless anywhere else, but for who asks its owner for it, or itself for a copy."""
 
     device: str
     value: Any
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.value.shape)
+
+    @property
+    def dtype(self) -> Any:
+        return self.value.dtype
+
+    def get(self) -> Any:
+        """A copy in host memory."""
+        return self.value.copy()
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return _EXTENSION, 0
+
+    def __dlpack__(self, **asked: Any) -> Any:
+        raise BufferError("a fake device's memory is no place for DLPack")
 
 
 class FakeProvider(Provider):
@@ -91,7 +112,11 @@ class FakeProvider(Provider):
         return _FakeExecutable(graph, device)
 
     def to_device(self, array: Any, device: Device) -> FakeTensor:
-        return FakeTensor(device.name, array)
+        return array if isinstance(array, FakeTensor) else FakeTensor(device.name, array)
+
+    def from_dlpack(self, value: Any, device: Device) -> FakeTensor | None:
+        own = value._data if isinstance(value, Tensor) else value
+        return own if isinstance(own, FakeTensor) and own.device == device.name else None
 
     def to_host(self, value: Any, device: Device) -> Any:
         return _opened(value, device)

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import re
 import threading
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from turnout.device import Device
+from turnout.device import Device, Link
 from turnout.errors import CompileError, Unavailable
 
-__all__ = ["EP", "Adapter", "adapters", "chosen", "lock_of"]
+__all__ = ["EP", "RESIDENT", "Adapter", "Lock", "adapters", "chosen", "lock_of"]
 
 EP = "DmlExecutionProvider"
+
+RESIDENT = 0
+"""The DXGI number of the one adapter in whose memory ONNX Runtime's Python interface can leave values."""
+
+_LINK = Link(latency=20e-6, bandwidth=10e9)  # a guess; only a provider that estimates times has it weighed
 
 _MICROSOFT, _BASIC_RENDER_DRIVER = 0x1414, 0x8C  # Direct3D's own software adapter (WARP), by its PCI numbers
 _LAST = 1 << 16  # the place of an adapter that does not tell its own
@@ -58,7 +64,8 @@ class Adapter:
         """The adapter as turnout shows it."""
         kind = "discrete" if self.discrete else "integrated"
         about = {"DXGI adapter": str(self.number), "kind": kind, "LUID": self.luid}
-        return Device("directml", index, f"{self.description} (DXGI adapter {self.number}, {kind})", self.memory, properties=about)
+        name = f"{self.description} (DXGI adapter {self.number}, {kind})"
+        return Device("directml", index, name, self.memory, _LINK if self.number == RESIDENT else None, properties=about)
 
 
 def adapters(ep_devices: Iterable[Any]) -> list[Adapter]:
@@ -98,15 +105,42 @@ def chosen(wish: int | str | None, here: Sequence[Adapter], device: Device) -> A
     return found[0]
 
 
-_locks: dict[int, threading.RLock] = {}
+class Lock:
+    """The process's lock for an adapter; whoever has it may take it again.
+
+    All of ONNX Runtime's sessions on an adapter share one command queue that no lock of its own protects, so that whatever touches it
+    (making a session, running, reading a value, letting go of a session or a value) happens one at a time.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._dropped: deque[list[Any]] = deque()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        self._let_go()
+
+    def __exit__(self, *exception: object) -> None:
+        self._let_go()
+        self._lock.release()
+
+    def drop(self, held: list[Any]) -> None:
+        """Lets go of what the list holds, now or when the lock is next taken; waits for nobody, so that a finalizer may call it."""
+        self._dropped.append(held)
+        if self._lock.acquire(blocking=False):
+            self._let_go()
+            self._lock.release()
+
+    def _let_go(self) -> None:
+        while self._dropped:
+            self._dropped.popleft().clear()
+
+
+_locks: dict[int, Lock] = {}
 _locks_lock = threading.Lock()
 
 
-def lock_of(number: int) -> threading.RLock:
-    """The process's lock for an adapter.
-
-    All of ONNX Runtime's sessions on an adapter share one command queue that no lock of its own protects, so that whatever touches it
-    (making a session, running, reading a value, letting go of a session) happens one at a time.
-    """
+def lock_of(number: int) -> Lock:
+    """The lock of the adapter with this DXGI number."""
     with _locks_lock:
-        return _locks.setdefault(number, threading.RLock())
+        return _locks.setdefault(number, Lock())

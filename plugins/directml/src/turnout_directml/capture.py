@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from turnout_directml.resident import PLACE
 from turnout_ort.failures import input_error, run_error
 from turnout_ort.runtime import onnxruntime
 from turnout_ort.session import PlainSession
@@ -16,8 +17,6 @@ from turnout_ort.values import Port
 __all__ = ["Captured", "captured"]
 
 log = logging.getLogger("turnout")
-
-_ADAPTER = ("dml", 0)  # where ONNX Runtime's Python interface makes device values, whatever the session's adapter
 
 
 def captured(session: Any, inputs: Sequence[Port], outputs: Sequence[Port], keep: Any) -> Captured | None:
@@ -43,7 +42,7 @@ class Captured(PlainSession):
         types: dict[str, Any] = {port.name: port.dtype for port in (*inputs, *outputs)}
 
         def buffer(meta: Any) -> Any:
-            return onnxruntime().OrtValue.ortvalue_from_shape_and_type(_shape(meta), types[meta.name].type, *_ADAPTER)
+            return onnxruntime().OrtValue.ortvalue_from_shape_and_type(_shape(meta), types[meta.name].type, *PLACE)
 
         self._binding = session.io_binding()
         self._read = {meta.name: buffer(meta) for meta in session.get_inputs()}

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from turnout.device import Device
 from turnout.errors import Unavailable
 from turnout.provider import Executable, No, Rewrite, Yes
-from turnout_directml.adapters import EP, Adapter, adapters, chosen, lock_of
+from turnout_directml.adapters import EP, RESIDENT, Adapter, adapters, chosen, lock_of
 from turnout_ort.provider import OrtProvider
 
 if TYPE_CHECKING:
@@ -86,8 +86,30 @@ class DirectMLProvider(OrtProvider):
             lambda strict, capture: self._settings(adapter, settings, strict=strict, capture=capture),
             lock_of(adapter.number),
             shapes=settings.shapes,
-            capture=settings.graph_capture and adapter.number == 0,  # ONNX Runtime's Python interface has device memory on that one only
+            resident=adapter.number == RESIDENT,
+            capture=settings.graph_capture and adapter.number == RESIDENT,
         )
+
+    def keeps(self, device: Device) -> str | None:
+        """Nothing: what ONNX Runtime reopens would have neither the adapter's lock nor a session for each shape."""
+        return None
+
+    def to_device(self, array: Any, device: Device) -> Any:
+        """As it is: ONNX Runtime brings arrays over when it is given them for a run. Only a run's outputs are values of the adapter."""
+        return array
+
+    def from_dlpack(self, value: Any, device: Device) -> Any | None:
+        """What `run_on_device` gave, as it was; nobody else has a tensor that lies there."""
+        from turnout.tensor import Tensor
+        from turnout_directml.resident import DeviceValue
+
+        own = value._data if isinstance(value, Tensor) else value
+        return own if isinstance(own, DeviceValue) else None
+
+    def to_host(self, value: Any, device: Device) -> Any:
+        from turnout_directml.resident import fetched
+
+        return fetched(value)
 
     def _settings(self, adapter: Adapter, options: DirectMLOptions, *, strict: bool, capture: bool) -> Any:
         """New SessionOptions for an adapter. strict: ONNX Runtime may move no node to its CPU provider. capture: commands are recorded."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,9 +13,10 @@ from turnout.errors import CompileError, RunError
 from turnout.graph import captures, ir
 from turnout.provider import Executable
 from turnout.reference import REFERENCE
-from turnout_directml.adapters import EP
+from turnout_directml.adapters import EP, Lock
 from turnout_directml.capture import captured
 from turnout_directml.dialect import OPSET
+from turnout_directml.resident import ResidentSession, fetched, outlines
 from turnout_ort.build import blame, open_model, ports
 from turnout_ort.failures import input_error, sentence
 from turnout_ort.registry import schemas
@@ -37,10 +37,12 @@ _NO_FUSION = "ep.dml.disable_graph_fusion"
 Shapes = tuple[tuple[int, ...], ...]
 
 
-def open_graph(graph: ir.GraphView, settings: Settings, lock: threading.RLock, *, shapes: int, capture: bool = False) -> Executable:
+def open_graph(
+    graph: ir.GraphView, settings: Settings, lock: Lock, *, shapes: int, resident: bool = False, capture: bool = False
+) -> Executable:
     """The partition, compiled. Where its inputs' shapes are known it is one session; else one for each of `shapes` shapes.
 
-    capture: the commands of a run are recorded and replayed, where that can be.
+    resident: outputs stay on the adapter, where they can. capture: the commands of a run are recorded and replayed, where that can be.
 
     Raises CompileError with the positions of the nodes at fault.
     """
@@ -54,7 +56,7 @@ def open_graph(graph: ir.GraphView, settings: Settings, lock: threading.RLock, *
             session = _open(model, lambda: settings(fixed, False))
         except Exception as error:
             raise blame(error, graph, model, lambda: settings(False, False), newest) from error
-        first = make_executable(session, *ports(session, graph), model.weights)
+        first = _executable(session, *ports(session, graph), model, lock if resident else None)
         if fixed and capture:
             first = _recorded(model, settings, first.inputs, first.outputs) or first
     return Sessions(
@@ -64,6 +66,7 @@ def open_graph(graph: ir.GraphView, settings: Settings, lock: threading.RLock, *
         first,
         shapes if not fixed else None,
         read=_read(graph),
+        resident=resident,
         capture=capture,
         reference=lambda: REFERENCE.compile(graph, HOST, None),
     )
@@ -77,6 +80,13 @@ def _recorded(model: Model, settings: Settings, inputs: Sequence[Port], outputs:
         log.info("graph_capture: %s", sentence(error))
         return None
     return captured(session, inputs, outputs, model.weights)
+
+
+def _executable(session: Any, inputs: Sequence[Port], outputs: Sequence[Port], model: Model, lock: Lock | None) -> PlainSession:
+    """lock: of the adapter where outputs stay; None where they come to the host."""
+    if lock is not None and all(port.native for port in (*inputs, *outputs)):
+        return ResidentSession(session, inputs, outputs, model.weights, lock)
+    return make_executable(session, inputs, outputs, model.weights)
 
 
 def _read(graph: ir.GraphView) -> list[bool]:
@@ -143,8 +153,9 @@ class Sessions(Executable):
     """A model on one adapter.
 
     limit: how many shapes keep a session; the one that was not used for longest goes first. None where all shapes are known, and
-    `first` is the one session; else `first` only knows the inputs and outputs. read: of each input, whether a node reads it. capture:
-    whether later sessions are recorded. reference: makes what runs empty tensors that even ONNX Runtime's CPU provider has no kernel for.
+    `first` is the one session; else `first` only knows the inputs and outputs. read: of each input, whether a node reads it. resident:
+    whether outputs stay on the adapter. capture: whether later sessions are recorded. reference: makes what runs empty tensors that even
+    ONNX Runtime's CPU provider has no kernel for.
     """
 
     checks_inputs = True
@@ -153,11 +164,12 @@ class Sessions(Executable):
         self,
         model: Model,
         settings: Settings,
-        lock: threading.RLock,
+        lock: Lock,
         first: PlainSession,
         limit: int | None,
         *,
         read: Sequence[bool],
+        resident: bool,
         capture: bool,
         reference: Callable[[], Executable],
     ) -> None:
@@ -165,6 +177,7 @@ class Sessions(Executable):
         self._model = model
         self._settings = settings
         self._read = read
+        self._resident = resident
         self._capture = capture
         self._reference = reference
         self._lock = lock
@@ -175,7 +188,8 @@ class Sessions(Executable):
 
     def run(self, values: Sequence[Any], out: Sequence[Any] | None = None) -> Sequence[Any]:
         with self._lock:
-            return self._session(values).run(values, out)
+            session = self._session(values)
+            return session.run(values if isinstance(session, ResidentSession) else [fetched(value) for value in values], out)
 
     def bind(self, values: Sequence[Any], out: Sequence[Any]) -> Callable[[], Sequence[Any]]:
         """Binds anew for each run: what is bound is copied to the adapter when it is bound, and the buffers may change in between."""
@@ -184,7 +198,7 @@ class Sessions(Executable):
         return lambda: self.run(values, out)
 
     def _session(self, values: Sequence[Any]) -> Executable:
-        wrong = input_error(self.inputs, values)
+        wrong = input_error(self.inputs, outlines(values))
         if wrong is not None:
             raise wrong
         if self._only is not None:
@@ -218,7 +232,7 @@ class Sessions(Executable):
                 f"DirectML cannot run the partition with {said}: {sentence(error)}",
                 hint="allow another device to help: device=['directml', 'cpu']",
             ) from error
-        made = make_executable(session, self.inputs, self.outputs, self._model.weights)
+        made = _executable(session, self.inputs, self.outputs, self._model, self._lock if self._resident and empty is None else None)
         self._placement = made.placement()
         return made
 

@@ -1,10 +1,11 @@
 """Sessions over graphs: `input_ids` in, `logits` out, and the cache of keys and values as further inputs and outputs.
 
-Three kinds, by what the model declares:
+Four kinds, by what the model declares and where it lies:
 
 InPlace     outputs of the cache alias its inputs (`ValueInfo.alias`): one buffer of a fixed size for both, updated in place, larger when
             full. turnout's own graphs (`past_tokens` says how many tokens the buffer holds), and exports with GroupQueryAttention, where
             the length of `attention_mask` says it.
+Elsewhere   the same where the cache comes out in the memory of a device that is not the host's: it goes in again without being looked at.
 Growing     the cache that comes out is longer than the one that went in by the tokens of the run: it goes in again as it is.
 Recomputed  no cache: every run computes all tokens again.
 """
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from turnout.formats import Origin
     from turnout.model import Model, ValueInfo
 
-__all__ = ["Growing", "InPlace", "Recomputed", "context_of", "sessions_over"]
+__all__ = ["Elsewhere", "Growing", "InPlace", "Recomputed", "context_of", "sessions_over"]
 
 _STEP = 256  # tokens; a cache is a multiple of it long
 _SEQUENCE = 2  # the axis of tokens in a cache [batch, heads, tokens, head]
@@ -52,8 +53,13 @@ def sessions_over(model: Model) -> NewSession | None:
     if shape is None:
         return None
     context = context_of(model.origin)
-    kind = Recomputed if not shape.pairs else InPlace if shape.aliased else Growing
+    kind = Recomputed if not shape.pairs else Growing if not shape.aliased else InPlace if _on_host(model, shape) else Elsewhere
     return lambda: kind(model, shape, context)
+
+
+def _on_host(model: Model, shape: _Shape) -> bool:
+    """Whether the caches come out in host memory."""
+    return all(model.device_of(present).on_host for _, present in shape.pairs)
 
 
 def context_of(origin: Origin) -> int:
@@ -144,22 +150,24 @@ class InPlace(_Over):
     def __init__(self, model: Model, shape: _Shape, context: int) -> None:
         super().__init__(model, shape, context)
         self.capacity = 0
-        self.buffers: dict[str, NDArray[Any]] = {}
-        self._single: tuple[Any, dict[str, NDArray[Any]]] | None = None
+        self.buffers: dict[str, Any] = {}
+        self._single: tuple[Callable[[], NDArray[Any]], dict[str, NDArray[Any]]] | None = None
 
     def run(self, tokens: NDArray[np.int64], wanted: Sequence[int]) -> NDArray[Any]:
         self._make_room(self.length + len(tokens))
         if len(tokens) == 1 and self.capacity > 1:
             logits = self._run_single(int(tokens[0]))
         else:
-            logits = self._bind(self.plain(tokens, wanted, self.length)).run()["logits"]
+            logits = self._bound(self.plain(tokens, wanted, self.length))()
         self.length += len(tokens)
         rows: NDArray[Any] = logits[0]
         return rows
 
-    def _bind(self, plain: dict[str, NDArray[Any]]) -> Any:
+    def _bound(self, plain: dict[str, NDArray[Any]]) -> Callable[[], NDArray[Any]]:
+        """What runs over these arrays, as they are by then, and the caches; it gives the logits."""
         outputs = {present: self.buffers[info.name] for info, present in self.shape.pairs}
-        return self.model.bind({**plain, **self.buffers}, outputs=outputs)
+        bound = self.model.bind({**plain, **self.buffers}, outputs=outputs)
+        return lambda: bound.run()["logits"]
 
     def _run_single(self, token: int) -> NDArray[Any]:
         """One token: the same binding again and again, with other numbers in its arrays.
@@ -168,8 +176,8 @@ class InPlace(_Over):
         """
         if self._single is None:
             plain = self.plain(np.zeros(1, np.int64), [0], self.capacity - 1)
-            self._single = self._bind(plain), plain
-        bound, plain = self._single
+            self._single = self._bound(plain), plain
+        run, plain = self._single
         places = {"past_tokens", "position_ids", "past_sequence_length"}
         for name, array in plain.items():
             if name == "attention_mask":
@@ -181,8 +189,7 @@ class InPlace(_Over):
                 array[...] = self.length + 1
             elif name == "input_ids":
                 array[...] = token
-        logits: NDArray[Any] = bound.run()["logits"]
-        return logits
+        return run()
 
     def _make_room(self, tokens: int) -> None:
         """A longer cache, half as long again at least, so that what is copied on the way stays a fraction of what was computed."""
@@ -195,7 +202,7 @@ class InPlace(_Over):
             old = self.buffers.get(info.name)
             self.buffers[info.name] = fresh = np.zeros(_sized(info, self.capacity), info.dtype)
             if old is not None:
-                fresh[:, :, : self.length] = old[:, :, : self.length]
+                fresh[:, :, : self.length] = np.asarray(old)[:, :, : self.length]
 
     def truncate(self, length: int) -> int:
         self.length = min(self.length, length)
@@ -207,27 +214,40 @@ class InPlace(_Over):
         self._single = None
 
 
+class Elsewhere(InPlace):
+    """Caches in the memory of a device: those that come out of a run are those of the next."""
+
+    def _bound(self, plain: dict[str, NDArray[Any]]) -> Callable[[], NDArray[Any]]:
+        def run() -> NDArray[Any]:
+            found = self.model.run_on_device({**plain, **self.buffers})
+            self.buffers = {info.name: found[present] for info, present in self.shape.pairs}
+            return np.asarray(found["logits"])
+
+        return run
+
+
 class Growing(_Over):
     """The cache is a new one after each run."""
 
     def __init__(self, model: Model, shape: _Shape, context: int) -> None:
         super().__init__(model, shape, context)
-        self.cache = self._empty()
+        self._run = model.run if _on_host(model, shape) else model.run_on_device
+        self.cache: dict[str, Any] = self._empty()
 
     def _empty(self) -> dict[str, NDArray[Any]]:
         return {info.name: np.zeros(_sized(info, 0), info.dtype) for info, _ in self.shape.pairs}
 
     def run(self, tokens: NDArray[np.int64], wanted: Sequence[int]) -> NDArray[Any]:
-        found = self.model.run({**self.plain(tokens, wanted, self.length), **self.cache})
+        found = self._run({**self.plain(tokens, wanted, self.length), **self.cache})
         self.cache = {info.name: found[present] for info, present in self.shape.pairs}
         self.length += len(tokens)
-        rows: NDArray[Any] = found["logits"][0]
+        rows: NDArray[Any] = np.asarray(found["logits"])[0]
         return rows
 
     def truncate(self, length: int) -> int:
         if length < self.length:
             self.length = length
-            self.cache = {name: np.ascontiguousarray(array[:, :, :length]) for name, array in self.cache.items()}
+            self.cache = {name: np.ascontiguousarray(np.asarray(array)[:, :, :length]) for name, array in self.cache.items()}
         return self.length
 
     def close(self) -> None:
