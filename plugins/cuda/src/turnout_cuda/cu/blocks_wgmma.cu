@@ -164,6 +164,7 @@ extern "C" __global__ void __launch_bounds__(384, 1) __cluster_dims__(SPLIT, 1, 
     unsigned a[2][4][4], before = 0;
     auto prepare = [&](unsigned (&to)[4][4]) {
         await(there + turn.place * 8, turn.round);
+        copies_are_seen();
         const unsigned char* w4 = own + turn.place * SLICE_BYTES + X_BYTES;
         make(to, w4, (const Terms*)(w4 + W_BYTES), row, lane % 4);
     };

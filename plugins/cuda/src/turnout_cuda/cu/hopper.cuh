@@ -9,8 +9,7 @@ DEVICE void fetch(unsigned to, const void* from, bool inside) {
 
 DEVICE void expect(unsigned barrier, unsigned arrivals) { asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory"); }
 DEVICE void arrive(unsigned barrier) { asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory"); }
-// Arrives once what this thread has fetched so far is there. Who has waited for that lets wgmma read it with no fence between, as CUTLASS does where
-// slices come by cp.async (sm90_mma_multistage_gmma_ss_warpspecialized.hpp).
+// Arrives once what this thread has fetched so far is there.
 DEVICE void arrive_with_copies(unsigned barrier) { asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory"); }
 DEVICE void await(unsigned barrier, unsigned parity) {
     unsigned over;
@@ -31,6 +30,8 @@ struct Turn {
     DEVICE void next() { if (++place == STAGES) { place = 0; round ^= 1; } }
 };
 
+// What has arrived is seen by wgmma, too, which reads shared memory by another way (PTX ISA, "Async proxy").
+DEVICE void copies_are_seen() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 DEVICE void before_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 DEVICE void products_end() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 template <int LEFT_RUNNING> DEVICE void await_products() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(LEFT_RUNNING) : "memory"); }

@@ -92,6 +92,7 @@ extern "C" __global__ void __launch_bounds__(384, 1) __cluster_dims__(SPLIT, 1, 
         unsigned before = 0;
         for (index slice = begin; slice < end; ++slice) {
             await(there + turn.place * 8, turn.round);
+            copies_are_seen();
             const unsigned a = ring + turn.place * SLICE_BYTES + half * (LEFT_BYTES / 2), b = ring + turn.place * SLICE_BYTES + LEFT_BYTES;
             before_products();
             #pragma unroll
