@@ -24,7 +24,7 @@ RIGHT: dict[str, tuple[list[str], int]] = {
     "sessions": ([str(HERE / "sessions.py")], 60),
     "decoders": ([str(HERE / "decoders.py")], 90),
     "real_models": ([str(HERE / "real_models.py")], 60),
-    "driver": (["-m", "pytest", str(HERE.parent / "cudasim"), "--cuda=real", "-n", "2", "-p", "no:cacheprovider"], 120),
+    "driver": (["-m", "pytest", str(HERE.parent / "cudasim"), "--cuda=real", "-n", "8", "-p", "no:cacheprovider"], 120),
     "kit": ([str(HERE / "simulated.py")], 150),
 }
 FAST: dict[str, tuple[list[str], int]] = {
