@@ -6,11 +6,14 @@ import textwrap
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
+from turnout.formats import open_source
 from turnout_cuda import ahead, build, cubins
 from turnout_cuda.build import Target, key_of
+from turnout_cuda.dry import launches
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the simulator stands in for Linux's driver only")
 
@@ -149,3 +152,18 @@ def test_typical_models_are_models_that_run() -> None:
         assert made
         for model, inputs in made[:3]:
             assert ahead.sources(model, inputs)
+
+
+def test_without_nvrtc_rows_of_any_length_are_one_kernel() -> None:
+    """With it they are held in registers, as many as the length asks for."""
+
+    def entries(fuses: bool) -> set[str]:
+        found: set[str] = set()
+        for width in (64, 96, 512):
+            text = f'<ir_version: 10, opset_import: ["" : 20]> g (float[3,{width}] x) => (float[3,{width}] y) {{ y = Softmax(x) }}'
+            model = open_source(onnx.parser.parse_model(text)).model()
+            found |= set(launches(model, [np.ones((3, width), np.float32)], fuses=fuses))
+        return found
+
+    assert len(entries(fuses=False)) == 1
+    assert len(entries(fuses=True)) == 3

@@ -82,6 +82,11 @@ class Call:
         return given is not None and self._trace.may_overwrite(made or "", given.name or "")
 
     @property
+    def builds(self) -> bool:
+        """Whether any kernel can be built here; else only those are at hand that were built ahead, and follow from no sizes."""
+        return self._trace.fuses
+
+    @property
     def cublaslt(self) -> CublasLt | str:
         """The library for plain products, or why there is none."""
         return self._trace.cublaslt

@@ -242,8 +242,8 @@ class _Work:
 def _launch(call: Call, x: Array, y: Array, axes: Sequence[int], work: _Work, name: str, given: dict[str, Any]) -> Array:
     if not y.size:
         return y
-    layout, hold = _layout(x.shape, sorted(axes)), bool(work.each)
-    written = [y.element.size] if hold else []
+    layout, writes = _layout(x.shape, sorted(axes)), bool(work.each)
+    written, hold = [y.element.size] if writes else [], writes and call.builds
     way = _way(layout, [x.element.size, *written], hold=hold)
     source = _source(call, x, sorted(axes), 1 if way.held else work.walks)
     way = _way(layout, [*(array.element.size for array, _, place in source.arrays if place != "0"), *written], hold=hold)
@@ -293,7 +293,7 @@ def _launch(call: Call, x: Array, y: Array, axes: Sequence[int], work: _Work, na
     blocks = math.ceil(rows / (way.block // way.lanes))
     arrays = [value for value in given.values() if isinstance(value, Array)]
     read_here = [array for array, _, _ in source.arrays]
-    same = [(y, one) for one, _, place in source.arrays if hold and place == "at" and one.element.size == y.element.size]
+    same = [(y, one) for one, _, place in source.arrays if writes and place == "at" and one.element.size == y.element.size]
     taken = sum(map(arithmetic, (how.step, how.functions, work.each, *work.between[1:2])))
     taken += arithmetic(source.declared) * (1 if way.held else work.walks)
     operations = rows * (length * taken + sum(map(arithmetic, (work.finish, *work.between[0:1], *work.between[2:]))))
