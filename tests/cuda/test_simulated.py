@@ -422,8 +422,8 @@ def test_products_with_four_bits_in_every_cut() -> None:
 
 def test_products_of_halves_in_tiles_of_256_which_a_block_makes_one_after_the_other() -> None:
     said = run("""
-        from turnout_cuda import products
-        products.MULTIPROCESSORS = 1  # of which two tiles of 128 take twice the time
+        from turnout_cuda import hopper, products
+        hopper.MULTIPROCESSORS = products.MULTIPROCESSORS = 1  # of which two tiles of 128 take twice the time
         rng = np.random.default_rng(0)
         for m, k, n in ((136, 328, 400), (64, 64, 200)):
             x, w = rng.standard_normal((m, k)).astype("e"), rng.standard_normal((k, n)).astype("e")

@@ -78,17 +78,18 @@ class Recorded:
         self._graph = graph = context.check(driver.cuGraphCreate(0))  # it lives on: the driver knows nodes by it
         try:
             made: list[Any] = []
-            for step, call, waits in zip(steps, calls, dependencies(steps, offsets), strict=True):
+            early = [_waits_itself(context, step) for step in steps]
+            for number, (step, call, waits) in enumerate(zip(steps, calls, dependencies(steps, offsets), strict=True)):
                 if isinstance(step, Launch):
-                    early = [made[number] for number in waits if _overlaps(context, step, steps[number])]
-                    before = [made[number] for number in waits if not _overlaps(context, step, steps[number])]
+                    overlapped = [other for other in waits if early[number] and early[other]]
+                    before = [made[other] for other in waits if other not in overlapped]
                     told = _kernel(driver, call)
                     made.append(context.check(driver.cuGraphAddKernelNode(graph, before, len(before), told)))
                     self._nodes.append((made[-1], told))
-                    if early:
-                        _programmatic(context, graph, early, made[-1])
+                    if overlapped:
+                        _programmatic(context, graph, [made[other] for other in overlapped], made[-1])
                 else:
-                    made.append(_other(context, graph, [made[number] for number in waits], step, addresses))
+                    made.append(_other(context, graph, [made[other] for other in waits], step, addresses))
                     self._nodes.append(None)
             self._exec = context.check(driver.cuGraphInstantiate(graph, 0))
         except BaseException:
@@ -114,12 +115,9 @@ class Recorded:
         self._context.driver.cuGraphDestroy(self._graph)
 
 
-_WAITS = "await_earlier_kernels()"
-
-
-def _overlaps(context: Context, step: Launch, earlier: Step) -> bool:
-    """Whether the kernel may be launched while the earlier one runs: both wait for themselves, so waiting for one is waiting for all."""
-    return context.gpu.capability >= (9, 0) and isinstance(earlier, Launch) and _WAITS in step.source and _WAITS in earlier.source
+def _waits_itself(context: Context, step: Step) -> bool:
+    """Whether it is a kernel that awaits earlier ones. Of two such, one may be launched while the other runs: waiting for it is for all."""
+    return context.gpu.capability >= (9, 0) and isinstance(step, Launch) and "await_earlier_kernels()" in step.source
 
 
 def _programmatic(context: Context, graph: Any, before: list[Any], node: Any) -> None:

@@ -1,8 +1,11 @@
-"""Hopper's product of a warpgroup as a macro: its text names every register of the sums, so that it is made for each width."""
+"""Hopper's product of a warpgroup as a macro: its text names every register of the sums, so that it is made for each width; and how large
+products are cut into tiles for it."""
 
 from __future__ import annotations
 
-__all__ = ["MULTIPROCESSORS", "wgmma"]
+from collections.abc import Callable, Sequence
+
+__all__ = ["MULTIPROCESSORS", "cut", "wgmma"]
 
 MULTIPROCESSORS = 132
 """That an H100 or H200 has; a product is split into tiles so that few of them have nothing to do."""
@@ -27,3 +30,19 @@ def wgmma(columns: int, half: str, *, registers: bool = False, turned: bool = Tr
         "WGMMA(d, a, b)": f'asm volatile("{instruction} {{{sums}}}, {operands}, {order};" : {named} : {given})',
         "SETTLED(d)": f'asm volatile("" : {named} :: "memory")',
     }
+
+
+def cut(k: int, widths: Sequence[int], tiles: Callable[[int], int], cycles: Callable[[int], int]) -> tuple[int, int]:
+    """(one of the widths of a tile, blocks of a cluster that share its k), by how long the last multiprocessor is busy.
+
+    tiles: how many there are of a width. cycles: those of a slice of 64 along k, roughly, as an H100 takes them; some more lie around all
+    slices, and in meeting the others of a cluster.
+    """
+    slices = -(-k // 64)
+
+    def busy(choice: tuple[int, int]) -> int:
+        width, split = choice
+        each = -(-slices // split) * cycles(width) + (4000 if split == 1 else 10000)
+        return -(-tiles(width) * split // MULTIPROCESSORS) * each
+
+    return min(((width, split) for split in (1, 2, 4) if split <= slices for width in widths), key=busy)

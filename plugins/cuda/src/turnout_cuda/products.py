@@ -9,7 +9,7 @@ from typing import Any
 from turnout_cuda.array import Array
 from turnout_cuda.call import Call
 from turnout_cuda.element import Element
-from turnout_cuda.hopper import MULTIPROCESSORS, wgmma
+from turnout_cuda.hopper import MULTIPROCESSORS, cut, wgmma
 from turnout_cuda.source import file
 
 __all__ = ["product", "sum_of"]
@@ -75,7 +75,8 @@ def product(
     head = f"#define HALVES {int(tensor)}\ntypedef {index} index; typedef {sums} A; typedef {y.element.c} Y; typedef {halves or sums} H;"
     high, width, split = _TILE, _TILE, 1
     if plain is not None and wide:
-        width, split = _cut(sizes, batch)
+        rows = math.ceil(m / _WIDE) * batch
+        width, split = cut(k, (256, 128), lambda width: rows * math.ceil(n / width), lambda width: 4 * width + 100)
         facts = {"STAGES": _STAGES, "WIDTH": width, "SPLIT": split, "TURNED": int(plain[2]), "VALUE": plain[3]}
         facts |= wgmma(width, halves, turned=plain[2])
         head += "".join(f"\n#define {name} {value}" for name, value in facts.items())
@@ -105,20 +106,6 @@ def product(
     named, operations = (name or call.node.op_type) + ("_wide" if wide else ""), 2 * m * n * k * batch
     call.launch(text, named, grid, threads, arguments, reads=list(arrays.values()), writes=[y], shared=shared, operations=operations)
     return y
-
-
-def _cut(sizes: tuple[int, int, int], batch: int) -> tuple[int, int]:
-    """(columns of a tile for wgmma, blocks that share its k), by how long the last multiprocessor is busy; in cycles, as in blocks.py."""
-    m, n, k = sizes
-    slices = math.ceil(k / 64)
-
-    def busy(cut: tuple[int, int]) -> int:
-        width, split = cut
-        tiles = math.ceil(m / _WIDE) * math.ceil(n / width) * batch
-        each = math.ceil(slices / split) * (4 * width + 100) + (4000 if split == 1 else 10000)
-        return math.ceil(tiles * split / MULTIPROCESSORS) * each
-
-    return min(((width, split) for split in (1, 2, 4) if split <= slices for width in (256, 128)), key=busy)
 
 
 def _is_wide(call: Call, sizes: tuple[int, int, int], turned: bool) -> bool:

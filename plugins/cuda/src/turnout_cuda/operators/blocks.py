@@ -6,13 +6,14 @@ Source of the layouts: onnxruntime, docs/ContribOperators.md.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from turnout_cuda.array import Array
 from turnout_cuda.blocks_few import few
 from turnout_cuda.call import Call, Given
 from turnout_cuda.element import INDEX, Types
-from turnout_cuda.hopper import MULTIPROCESSORS, wgmma
+from turnout_cuda.hopper import cut, wgmma
 from turnout_cuda.kernel import operator
 from turnout_cuda.operators.index import WRAP
 from turnout_cuda.rounded import as_halves, may_round
@@ -92,7 +93,7 @@ def _refuses(node: object) -> str:
     refuses=_refuses,
 )
 def matmul_n_bits(call: Call) -> Array:
-    """A product with a quantised matrix. accuracy_level only allows to compute less exactly: sums are float32 here throughout."""
+    """A product with a quantised matrix. Sums are float32 throughout; accuracy_level may let many rows of float32 be halves before."""
     blocks = Blocks(call, call.input(1), call.input(2), call.optional(3))
     return block_product(call, call.x, blocks, call.optional(5))
 
@@ -113,46 +114,65 @@ def block_product(call: Call, x: Array, blocks: Blocks, bias: Array | None) -> A
     arrays = {"x": x, **blocks.arrays, "bias": blocks.scales if bias is None else bias, "y": y}
     if powers is not None:
         arrays["powers"] = powers
+    product = _Product(call, constants, arrays, blocks, tokens)
     if by_tensors is not None:
-        launch_file(
-            call,
-            "blocks_few.cu",
-            constants={**constants, **by_tensors.constants},
-            includes=("blocks.cuh", "fragments.cuh"),
-            arrays=arrays,
-            writes=("y",),
-            numbers={"N": blocks.n, "K": blocks.k, "blocks": blocks.blocks},
-            grid=(by_tensors.grid, 1, 1),
-            block=by_tensors.block,
-            shared=by_tensors.shared,
-            name=f"few_{blocks.bits}_bits",
-            operations=2 * tokens * blocks.n * blocks.k,
+        product.launch(
+            "blocks_few.cu", by_tensors.constants, ("fragments.cuh",), by_tensors.grid, by_tensors.block, "few", shared=by_tensors.shared
         )
     elif tokens <= FEW:
-        _few(call, constants, arrays, blocks, tokens)
+        _few(product)
     elif _is_wide(call, blocks, x, tokens, powers is not None):
-        _wide(call, constants, arrays, blocks, tokens, x)
+        _wide(product, x)
     else:
-        _many(call, constants, arrays, blocks, tokens, x)
+        _many(product, x)
     return y
 
 
-def _few(call: Call, constants: Mapping[str, int], arrays: Mapping[str, Array], blocks: Blocks, tokens: int) -> None:
+@dataclass(frozen=True)
+class _Product:
+    """What the kernels of such products share. constants: what all of them want to know."""
+
+    call: Call
+    constants: Mapping[str, int]
+    arrays: Mapping[str, Array]
+    blocks: Blocks
+    tokens: int
+
+    def launch(
+        self,
+        path: str,
+        constants: Mapping[str, int | str],
+        includes: Sequence[str],
+        grid: int,
+        block: int,
+        name: str,
+        *,
+        shared: int = 0,
+        rows: bool = False,
+    ) -> None:
+        """rows: whether the kernel is told how many there are, which its constants do not say."""
+        numbers = {"N": self.blocks.n, "K": self.blocks.k, "blocks": self.blocks.blocks}
+        launch_file(
+            self.call,
+            path,
+            constants={**self.constants, **constants},
+            includes=("blocks.cuh", *includes),
+            arrays=self.arrays,
+            writes=("y",),
+            numbers={"M": self.tokens, **numbers} if rows else numbers,
+            grid=(grid, 1, 1),
+            block=block,
+            shared=shared,
+            name=f"{name}_{self.blocks.bits}_bits",
+            operations=2 * self.tokens * self.blocks.n * self.blocks.k,
+        )
+
+
+def _few(product: _Product) -> None:
+    blocks, tokens = product.blocks, product.tokens
     rows, split = _shares(blocks, tokens)
     grid = -(-blocks.n // (_WARPS // split * rows))
-    launch_file(
-        call,
-        "gemv.cu",
-        constants={**constants, "TOKENS": tokens, "ROWS": rows, "SPLIT": split},
-        includes=("blocks.cuh",),
-        arrays=arrays,
-        writes=("y",),
-        numbers={"N": blocks.n, "K": blocks.k, "blocks": blocks.blocks},
-        grid=(grid, 1, 1),
-        block=32 * _WARPS,
-        name=f"gemv_{blocks.bits}_bits",
-        operations=2 * tokens * blocks.n * blocks.k,
-    )
+    product.launch("gemv.cu", {"TOKENS": tokens, "ROWS": rows, "SPLIT": split}, (), grid, 32 * _WARPS, "gemv")
 
 
 def _shares(blocks: Blocks, tokens: int) -> tuple[int, int]:
@@ -165,25 +185,14 @@ def _shares(blocks: Blocks, tokens: int) -> tuple[int, int]:
     return rows, split
 
 
-def _many(call: Call, constants: Mapping[str, int], arrays: Mapping[str, Array], blocks: Blocks, tokens: int, x: Array) -> None:
-    halves = x.element.name in ("float16", "bfloat16")
+def _many(product: _Product, x: Array) -> None:
+    tokens, n, halves = product.tokens, product.blocks.n, x.element.name in ("float16", "bfloat16")
     tile = _TILES[next(count for count in _TILES if tokens <= count)]
-    if tile["TM"] == 128 and -(-tokens // 128) * -(-blocks.n // 128) < 128:  # too few blocks for the chip
+    if tile["TM"] == 128 and -(-tokens // 128) * -(-n // 128) < 128:  # too few blocks for the chip
         tile = _TILES[64]
-    grid = -(-tokens // tile["TM"]) * -(-blocks.n // tile["TN"])
-    launch_file(
-        call,
-        "blocks_gemm.cu",
-        constants={**constants, **tile, "HALVES": int(halves), "H": x.element.c if halves else "float"},
-        includes=("blocks.cuh", "fragments.cuh"),
-        arrays=arrays,
-        writes=("y",),
-        numbers={"M": tokens, "N": blocks.n, "K": blocks.k, "blocks": blocks.blocks},
-        grid=(grid, 1, 1),
-        block=256,
-        name=f"gemm_{blocks.bits}_bits",
-        operations=2 * tokens * blocks.n * blocks.k,
-    )
+    grid = -(-tokens // tile["TM"]) * -(-n // tile["TN"])
+    constants: dict[str, int | str] = {**tile, "HALVES": int(halves), "H": x.element.c if halves else "float"}
+    product.launch("blocks_gemm.cu", constants, ("fragments.cuh",), grid, 256, "gemm", rows=True)
 
 
 _WIDE_FROM = 17
@@ -198,47 +207,27 @@ def _is_wide(call: Call, blocks: Blocks, x: Array, tokens: int, rounded: bool) -
     return call.arch == "sm_90a" and whole and halves and tokens >= _WIDE_FROM and min(blocks.n, blocks.k) >= 64
 
 
-def _wide(call: Call, constants: Mapping[str, int], arrays: Mapping[str, Array], blocks: Blocks, tokens: int, x: Array) -> None:
-    high, split = _cut(tokens, blocks)
+def _wide(product: _Product, x: Array) -> None:
+    tokens, blocks = product.tokens, product.blocks
+    heights, across = (128, 256) if tokens > 64 else (32,) if tokens <= 32 else (64,), -(-blocks.n // 128)
+    high, split = cut(blocks.k, heights, lambda high: -(-tokens // high) * across, lambda high: max(4 * high + 150, 400))
     stages = min(8, 200_000 // _slice_bytes(high, blocks))
     facts: dict[str, int | str] = {"TOKENS": high, "SPLIT": split, "STAGES": stages, "H": x.element.c}
-    launch_file(
-        call,
+    product.launch(
         "blocks_wgmma.cu",
-        constants={**constants, **facts, **wgmma(high, x.element.c, registers=True)},
-        includes=("blocks.cuh", "fragments.cuh", "hopper.cuh"),
-        arrays=arrays,
-        writes=("y",),
-        numbers={"M": tokens, "N": blocks.n, "K": blocks.k, "blocks": blocks.blocks},
-        grid=(-(-tokens // high) * -(-blocks.n // 128) * split, 1, 1),
-        block=384,
+        {**facts, **wgmma(high, x.element.c, registers=True)},
+        ("fragments.cuh", "hopper.cuh"),
+        -(-tokens // high) * across * split,
+        384,
+        "wide",
         shared=stages * _slice_bytes(high, blocks) + 1024,
-        name=f"wide_{blocks.bits}_bits",
-        operations=2 * tokens * blocks.n * blocks.k,
+        rows=True,
     )
 
 
 def _slice_bytes(high: int, blocks: Blocks) -> int:
     """Of shared memory: 64 along k of x, of 128 rows of w, and 16 bytes for each block there."""
     return 128 * high + 128 * 8 * blocks.bits + 128 * 16 * max(1, 64 // blocks.block)
-
-
-def _cut(tokens: int, blocks: Blocks) -> tuple[int, int]:
-    """(rows of x in a tile, blocks that share its k), by how long the last multiprocessor is busy.
-
-    In cycles as an H100 takes them, roughly: those of a slice, of which the products are four a row, those around all slices, and those
-    of meeting the others of a cluster.
-    """
-    heights = (128, 256) if tokens > 64 else (32,) if tokens <= 32 else (64,)
-    slices = -(-blocks.k // 64)
-
-    def busy(cut: tuple[int, int]) -> int:
-        high, split = cut
-        tiles = -(-tokens // high) * -(-blocks.n // 128)
-        each = -(-slices // split) * max(4 * high + 150, 400) + (4000 if split == 1 else 10000)
-        return -(-tiles * split // MULTIPROCESSORS) * each
-
-    return min(((high, split) for split in (1, 2, 4) if split <= slices for high in heights), key=busy)
 
 
 _TILES: dict[float, dict[str, int]] = {

@@ -12,6 +12,7 @@ from turnout.graph import attribute, input_at
 from turnout_cuda.array import Array
 from turnout_cuda.call import Call, Given
 from turnout_cuda.element import INDEX
+from turnout_cuda.hopper import MULTIPROCESSORS
 from turnout_cuda.kernel import operator
 from turnout_cuda.many_queries import Heads, Seen, attend, on_tensor_cores
 from turnout_cuda.operators.blocks import MICROSOFT, TEXT_FLOATS
@@ -32,12 +33,12 @@ _MANY = 16
 """Queries that share keys from which on the tensor cores are worth it."""
 _ROWS = 8
 """Of the kernel for one token of a text: queries that share a block."""
-_CLUSTER, _FULL = 8, 132
-"""Blocks of a cluster there, at most, and a large GPU's multiprocessors: where clusters would not fill them, more blocks share a text."""
+_CLUSTER = 8
+"""Blocks of a cluster there, at most; where clusters would not fill a large GPU, more blocks share a text."""
 _LEAST = 64
 """Tokens of a block there, where there are as many."""
-_ENOUGH = 264
-"""Blocks that fill a large GPU: two on each of 132 multiprocessors."""
+_ENOUGH = 2 * MULTIPROCESSORS
+"""Blocks that fill a large GPU."""
 
 
 @dataclass
@@ -256,9 +257,9 @@ def _decode(call: Call, said: _Cached, keys: Array, values: Array, y: Array, hea
 def _shared(call: Call, across: int, capacity: int) -> tuple[int, int, int, bool]:
     """How blocks share a text's tokens, by what an H100 took: how many, of how many warps, how many to a multiprocessor; if a cluster."""
     most = max(1, -(-capacity // _LEAST))
-    if across * _CLUSTER < _FULL:
-        return min(most, -(-_FULL // across)), 8, 1, False
-    splits = min(most, _CLUSTER, -(-2 * _FULL // across))
+    if across * _CLUSTER < MULTIPROCESSORS:
+        return min(most, -(-MULTIPROCESSORS // across)), 8, 1, False
+    splits = min(most, _CLUSTER, -(-_ENOUGH // across))
     warps = 4 if splits > 3 else 8
     return splits, warps, 16 // warps, splits > 1 and int(call.arch[3:].rstrip("af")) >= 90
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from turnout_cuda.array import Array
 from turnout_cuda.call import Call
+from turnout_cuda.hopper import MULTIPROCESSORS
 from turnout_cuda.kernel import operator
 from turnout_cuda.operators.blocks import FEW, TEXT_FLOATS
 from turnout_cuda.operators.cache import OWN
@@ -18,8 +19,8 @@ __all__ = ["few_rows"]
 
 _THREADS, _ACROSS, _EACH = 256, 16, 8
 """Threads of a block, those that stand side by side along n, and the rows of the matrix that each has under way at once."""
-_BLOCKS = 264
-"""Blocks that fill a large GPU: two on each of 132 multiprocessors. Where n makes fewer, they share k too."""
+_BLOCKS = 2 * MULTIPROCESSORS
+"""Blocks that fill a large GPU. Where n makes fewer, they share k too."""
 
 
 def few_rows(call: Call, x: Array, w: Array) -> Array | None:
