@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
-__all__ = ["NAME", "REAL", "choose", "reports"]
+__all__ = ["NAME", "REAL", "choose", "found", "reports"]
 
 REAL = os.environ.setdefault("TURNOUT_CUDA", "sim") == "real"
 NAME = "cuda" if REAL else "cuda (sim)"
@@ -27,10 +28,10 @@ def reports() -> list[str]:
     return [str(report).replace("\n", " ") for report in turnout_cudasim.reports()]
 
 
-def found() -> str:
-    """The last line of a command's output: what the simulator found, or which GPU it was."""
+def found(said: Sequence[str] | None = None) -> str:
+    """The last line of a command's output: which GPU it was, or how much the simulator found wrong, in this process or as others said."""
     if REAL:
         from turnout_cuda import driver
 
         return f"on {driver.gpus()[0].name}"
-    return f"simulator: {len(reports())} reports (races, reads of what was never written, accesses out of bounds)"
+    return f"simulator: {len(reports() if said is None else said)} reports (races, reads of what was never written, accesses out of bounds)"

@@ -46,8 +46,7 @@ def main(only: list[str]) -> int:
     for report in reports[:20]:
         print(report)
     found = summary(results)
-    if not device.REAL:
-        print(f"simulator: {len(reports)} reports (races, reads of what was never written, accesses out of bounds)")
+    print(device.found(reports))
     print(found.line(device.NAME))
     whole = not any(ended)
     if not whole:

@@ -4,14 +4,13 @@
 """
 
 import sys
-import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
-from residents import Crossings, host_binding, resident, written
+from residents import Crossings, at_once, host_binding, resident, written
 
 import turnout
 from turnout import plugins, probe
@@ -186,11 +185,7 @@ def threads():
         except Exception as error:
             wrong.append(f"thread {number}: {type(error).__name__}: {error}")
 
-    workers = [threading.Thread(target=work, args=(number,)) for number in range(8)]
-    for one in workers:
-        one.start()
-    for one in workers:
-        one.join()
+    at_once(work)
     print(f"threads: {8 * 20 - len(wrong)} of {8 * 20} runs right", *wrong[:5], sep="\n  ")
     return not wrong
 

@@ -45,6 +45,15 @@ class Crossings:
             one.stop()
 
 
+def at_once(work):
+    """Calls work(number) for 0 to 7, each in a thread of its own."""
+    workers = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for one in workers:
+        one.start()
+    for one in workers:
+        one.join()
+
+
 def host_binding():
     """Within it models are loaded as on an adapter in whose memory ONNX Runtime cannot leave values."""
     return mock.patch("turnout_directml.provider.RESIDENT", -1)
@@ -134,10 +143,6 @@ def chains():
         except Exception as error:
             wrong.append(f"thread {number}: {type(error).__name__}: {error}")
 
-    workers = [threading.Thread(target=work, args=(number,)) for number in range(8)]
-    for one in workers:
-        one.start()
-    for one in workers:
-        one.join()
+    at_once(work)
     print(f"resident: {8 - len(wrong)} of 8 threads right, each with 12 runs in a chain", *wrong, sep="\n  ")
     return not wrong
