@@ -16,7 +16,18 @@ import numpy as np
 
 from turnout.errors import InvalidInput
 
-__all__ = ["DLPACK_CODES", "DLPACK_DTYPES", "DLTensor", "DLVersioned", "Tensor", "host_results", "host_value", "is_elsewhere", "struct_of"]
+__all__ = [
+    "DLPACK_CODES",
+    "DLPACK_DTYPES",
+    "DLTensor",
+    "DLVersioned",
+    "Tensor",
+    "held",
+    "host_results",
+    "host_value",
+    "is_elsewhere",
+    "struct_of",
+]
 
 _CPU = 1  # dlpack.h, kDLCPU
 _DEVICE_NAMES = {1: "cpu", 2: "cuda", 3: "cpu", 8: "metal", 10: "rocm", 13: "cuda"}
@@ -160,6 +171,11 @@ def _to_host(value: Any) -> np.ndarray[Any, Any]:
             copied = getattr(value, method)()
             return copied if isinstance(copied, np.ndarray) else _from_dlpack(copied)
     return np.from_dlpack(value, device="cpu", copy=True)
+
+
+def held(value: Any) -> Any:
+    """What a Tensor was made of; any other value as it is."""
+    return value._data if isinstance(value, Tensor) else value
 
 
 def is_elsewhere(value: Any) -> bool:

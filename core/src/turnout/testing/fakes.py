@@ -17,7 +17,7 @@ from turnout.graph import ir
 from turnout.hooks import hookimpl
 from turnout.provider import Claim, Executable, No, Provider, Rewrite, Yes
 from turnout.reference import ReferenceExecutable
-from turnout.tensor import Tensor
+from turnout.tensor import held
 
 __all__ = ["FakeProvider", "FakeTensor", "installed"]
 
@@ -115,7 +115,7 @@ class FakeProvider(Provider):
         return array if isinstance(array, FakeTensor) else FakeTensor(device.name, array)
 
     def from_dlpack(self, value: Any, device: Device) -> FakeTensor | None:
-        own = value._data if isinstance(value, Tensor) else value
+        own = held(value)
         return own if isinstance(own, FakeTensor) and own.device == device.name else None
 
     def to_host(self, value: Any, device: Device) -> Any:

@@ -133,12 +133,12 @@ class CudaProvider(Provider):
         return self.context(device).upload(array)
 
     def from_dlpack(self, value: Any, device: Device) -> Any | None:
-        from turnout.tensor import Tensor
+        from turnout.tensor import held
         from turnout_cuda.dlpack import ALIGNED, borrow
         from turnout_cuda.tensor import DeviceTensor
 
         context = self.context(device)
-        own = value._data if isinstance(value, Tensor) else value
+        own = held(value)
         if isinstance(own, DeviceTensor) and own.memory.context is context:
             return DeviceTensor(own.shape, own.dtype, own.memory)
         found = borrow(context, value)

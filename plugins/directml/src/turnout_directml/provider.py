@@ -100,10 +100,10 @@ class DirectMLProvider(OrtProvider):
 
     def from_dlpack(self, value: Any, device: Device) -> Any | None:
         """What `run_on_device` gave, as it was; nobody else has a tensor that lies there."""
-        from turnout.tensor import Tensor
+        from turnout.tensor import held
         from turnout_directml.resident import DeviceValue
 
-        own = value._data if isinstance(value, Tensor) else value
+        own = held(value)
         return own if isinstance(own, DeviceValue) else None
 
     def to_host(self, value: Any, device: Device) -> Any:
