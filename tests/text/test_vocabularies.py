@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Regex
 
-from turnout.errors import InvalidModel
+from turnout.errors import InvalidModel, NotGenerative
 from turnout.formats import Origin
 from turnout_gguf.reader import read
 from turnout_text.language import Language, language_of
@@ -33,6 +35,14 @@ NAMES = [
 @functools.cache
 def language(file: Path) -> Language:
     return language_of(Origin(file.name, "gguf", file, read(file).metadata))
+
+
+def test_the_corpus_is_known_whole(vocabularies: Path) -> None:
+    """15 vocabularies have reference tokenisations, of 709 texts; the test below goes through every one of them."""
+    known = {getattr(name, "values", (name,))[0] for name in NAMES}
+    assert len(known) == 15
+    assert {f"ggml-vocab-{name}.gguf.out" for name in known} == {file.name for file in vocabularies.glob("*.out")}
+    assert sum(len(file.read_text().split("\n")) for file in vocabularies.glob("*.out")) == 709
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -153,3 +163,40 @@ def test_metadata_that_do_not_fit(changed: dict[str, Any], said: str) -> None:
         build(gpt2(**changed), "small")
     assert wrong.value.message.startswith("small: ")
     assert wrong.value.hint
+
+
+ODD: list[Any] = [
+    *(None, "", "x", "\udcff", 5, -5, 2**40, 1.5, float("nan"), True, ["a"] * 97, ["a b"] * 97, [], ["\udcff"] * 97, "a" * 97),
+    *(
+        np.array([1, 2, 3]),
+        np.array([]),
+        np.array([1.5] * 97),
+        np.array([2**40] * 97),
+        np.array([-1] * 97),
+        np.array([200] * 97, np.uint8),
+        np.array([7] * 97),
+    ),
+]
+"""Values that a hostile file may give for any key; the reader hands out what has a type of GGUF's."""
+
+
+@pytest.mark.parametrize("model", ["gpt2", "llama", "bert", "t5", "gemma4"])
+def test_no_value_of_any_key_ends_in_a_traceback(model: str) -> None:
+    ids = {f"{key}_token_id": 96 for key in ("bos", "eos", "eot", "eom", "cls", "seperator", "unknown", "padding")}
+    flags = dict.fromkeys(("add_bos_token", "add_eos_token", "add_space_prefix", "remove_extra_whitespaces"), True)
+    whole = gpt2(model=model, scores=[float(-number) for number in range(97)], **ids, **flags)
+    whole["tokenizer.chat_template"] = "{{ messages[0].content }}"
+    refusals, made = [], 0
+    for key, odd in itertools.product([*whole, "tokenizer.ggml.precompiled_charsmap"], ODD):
+        metadata = {name: value for name, value in {**whole, key: odd}.items() if value is not None}
+        try:
+            found = language_of(Origin("odd", "gguf", None, metadata))
+            tokens = found.encode("ab a<eos> zz \u4f60", ends=True, special=True)
+            found.decode(tokens, special=True)
+            assert found.ends <= set(range(97))
+            made += 1
+        except (InvalidModel, NotGenerative) as error:
+            refusals.append(error)
+    assert all(error.hint and len(error.message) < 300 for error in refusals)
+    assert made > 100
+    assert len(refusals) > 30

@@ -55,7 +55,12 @@ class Language:
             raise InvalidInput(f"the text is no Unicode: it holds a lone surrogate at {error.start}", hint="decode it properly") from None
         with self._lock:  # the switch is the object's
             self.inner.encode_special_tokens = not special
-            tokens: list[int] = self.inner.encode(text, add_special_tokens=ends).ids
+            try:
+                tokens: list[int] = self.inner.encode(text, add_special_tokens=ends).ids
+            except BaseException as error:  # a panic of the library's is no Exception
+                if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+                    raise InvalidModel(f"the model's tokenizer fails on this text: {error}", hint="convert the model again") from None
+                raise
         return tokens
 
     def decode(self, tokens: Sequence[int], *, special: bool = False) -> str:
@@ -149,17 +154,17 @@ def _folder(origin: Origin) -> Path | None:
 
 
 def _from_gguf(origin: Origin) -> Language:
-    from turnout_text.vocabulary import build
+    from turnout_text.vocabulary import build, is_token
 
     metadata = origin.metadata
     inner = build(metadata, origin.name)
-    numbers = {metadata.get(f"tokenizer.ggml.{key}") for key in ("eos_token_id", "eot_token_id", "eom_token_id")}
-    ends = {number for number in numbers if isinstance(number, int)}
+    count = len(metadata["tokenizer.ggml.tokens"])
+    numbers = [metadata.get(f"tokenizer.ggml.{key}") for key in ("eos_token_id", "eot_token_id", "eom_token_id")]
+    ends = {number for number in numbers if is_token(number, count)}
     named = {}
     for key in ("bos", "eos", "unk", "pad"):
         number = metadata.get(f"tokenizer.ggml.{ {'unk': 'unknown', 'pad': 'padding'}.get(key, key) }_token_id")
-        token = inner.id_to_token(number) if isinstance(number, int) and number >= 0 else None
-        named[f"{key}_token"] = token or ""
+        named[f"{key}_token"] = (inner.id_to_token(number) if is_token(number, count) else None) or ""
     source = metadata.get("tokenizer.chat_template")
     template = ChatTemplate(source, named) if isinstance(source, str) and source else None
     return Language(inner, frozenset(ends | _endings(inner)), template)

@@ -6,7 +6,7 @@ Sources: the GGUF specification for the keys, and llama.cpp's reference tokenisa
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from turnout.errors import InvalidModel
 from turnout_text.splits import SPLITS, Split
@@ -14,7 +14,7 @@ from turnout_text.splits import SPLITS, Split
 if TYPE_CHECKING:
     import tokenizers
 
-__all__ = ["build"]
+__all__ = ["build", "is_token"]
 
 _NORMAL, _UNKNOWN, _CONTROL, _USER, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6  # tokenizer.ggml.token_type
 _SPACE = "▁"  # how SentencePiece and its kin write a space
@@ -25,7 +25,7 @@ def build(metadata: Mapping[str, Any], name: str) -> tokenizers.Tokenizer:
     keys = _Keys(metadata, name)
     kind = keys.get("model", "")
     makers = {"gpt2": _gpt2, "gemma4": _gpt2, "llama": _sentencepiece, "bert": _wordpiece, "t5": _unigram}
-    if kind not in makers:
+    if not isinstance(kind, str) or kind not in makers:
         keys.refuse(f"its vocabulary is of kind {kind!r:.40}, and turnout knows {', '.join(makers)}", "update turnout-text")
     try:
         made: tokenizers.Tokenizer = makers[kind](keys)
@@ -49,7 +49,10 @@ class _Keys:
             self.refuse("there is no vocabulary in it", "give a language model, or a file with its vocabulary")
         self.tokens = _printable(tokens)
         kinds = self.get("token_type", None)
-        self.kinds: list[int] = [_NORMAL] * len(self.tokens) if kinds is None else [int(kind) for kind in kinds]
+        try:
+            self.kinds: list[int] = [_NORMAL] * len(self.tokens) if kinds is None else [int(kind) for kind in kinds]
+        except (TypeError, ValueError, OverflowError):
+            self.refuse(f"its token types are {kinds!r:.40}, and a number for each token is wanted")
         if len(self.kinds) != len(self.tokens):
             self.refuse(f"it has {len(self.tokens)} tokens and {len(self.kinds)} token types")
 
@@ -62,7 +65,7 @@ class _Keys:
     def token(self, key: str, default: int | None = None) -> str | None:
         """The token that a key such as `bos_token_id` names; None where there is none."""
         number = self.get(key, default)
-        return self.tokens[number] if isinstance(number, int) and 0 <= number < len(self.tokens) else None
+        return self.tokens[number] if is_token(number, len(self.tokens)) else None
 
     def scores(self) -> list[float]:
         scores = self.get("scores", ())
@@ -81,6 +84,11 @@ class _Keys:
 
     def refuse(self, what: str, hint: str = "convert the model again") -> Any:
         raise InvalidModel(f"{self.name}: {what}", hint=hint)
+
+
+def is_token(number: Any, count: int) -> TypeGuard[int]:
+    """Whether a key's value is the number of one of so many tokens."""
+    return isinstance(number, int) and 0 <= number < count
 
 
 def _printable(texts: Sequence[str]) -> list[str]:
@@ -169,6 +177,8 @@ def _wordpiece(keys: _Keys) -> tokenizers.Tokenizer:
             token = token.removeprefix(_SPACE) if token.startswith(_SPACE) else f"##{token}"
         vocabulary.setdefault(token, number)
     unknown = keys.token("unknown_token_id", 100) or "[UNK]"
+    if unknown not in vocabulary:
+        keys.refuse("none of its tokens stands for what is not in the vocabulary")
     made = Tokenizer(models.WordPiece(vocabulary, unk_token=unknown, max_input_chars_per_word=1 << 20))
     made.normalizer = normalizers.BertNormalizer()
     made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
