@@ -130,12 +130,43 @@ def test_genais_folder_has_its_cache_in_place(tmp_path: Path) -> None:
         ({"filename": 3}, "names 3"),
         ({"pipeline": [{}]}, "several graphs"),
         ({"inputs": {"input_ids": "tokens"}}, "calls input_ids 'tokens'"),
+        ({"inputs": ["input_ids"]}, "inputs are"),
+        ({"outputs": "logits"}, "outputs are 'logits'"),
     ],
 )
 def test_genais_folders_that_are_not_for_us(tmp_path: Path, changed: dict[str, Any], said: str) -> None:
     with pytest.raises(InvalidModel, match=said) as wrong:
         turnout.load(genai(tmp_path / "phi", **changed))
     assert wrong.value.hint
+
+
+def test_a_graph_that_computes_no_cache_is_named_with_the_way_out(tmp_path: Path) -> None:
+    """The builder's float32 graphs for cuda and dml list outputs that no node gives."""
+    made = genai(tmp_path / "phi")
+    proto = onnx.load(made / "model.onnx")
+    attention = next(node for node in proto.graph.node if node.op_type == "GroupQueryAttention")
+    del attention.output[1:], attention.input[3:5]
+    onnx.save(proto, made / "model.onnx")
+    with pytest.raises(InvalidModel, match=r"phi: .*'present.0.key' is given by no node; onnxruntime-genai's builder") as wrong:
+        turnout.load(made)
+    assert "-p fp16" in wrong.value.hint
+
+
+@pytest.mark.parametrize(
+    "settings", [b"\xff\xfe", {"chat_template": [{"name": [1], "template": 5}]}, {"chat_template": [[]]}, {"eos_token": 5}]
+)
+def test_settings_of_the_tokenizer_that_are_odd(tmp_path: Path, settings: Any) -> None:
+    made = genai(tmp_path / "phi")
+    if isinstance(settings, bytes):
+        (made / "chat_template.jinja").write_bytes(settings)
+    else:
+        (made / "tokenizer_config.json").write_text(json.dumps(settings))
+    with turnout.load(made, device="cpu") as phi:
+        if isinstance(settings, bytes):
+            with pytest.raises(InvalidModel, match=r"chat_template.jinja cannot be read"):
+                phi.generate("hello")
+        else:
+            assert phi.generate("hello", max_tokens=1).result.generated_tokens == 1
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"model": 3}', '{"model": {"decoder": []}}'])

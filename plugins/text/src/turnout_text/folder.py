@@ -86,7 +86,7 @@ class FolderSource(Source):
         return {**self._decoder.metadata, **self._metadata}
 
     def model(self) -> ir.Model:
-        model = self._decoder.model()
+        model = self._read()
         pasts = [value for value in model.graph.inputs if (value.name or "").startswith("past_key_values.")]
         if self._head is not None:
             _size_heads(pasts, self._head)
@@ -95,10 +95,21 @@ class FolderSource(Source):
             self._repaired = True
         return model
 
+    def _read(self) -> ir.Model:
+        try:
+            return self._decoder.model()
+        except InvalidModel as error:
+            if self.format == "onnxruntime-genai" and _LOST_CACHE in error.message:
+                raise InvalidModel(f"{self.name}: {error.message}; {_WHY_LOST}", hint=_NOT_LOST) from None
+            raise
+
     def file(self) -> Path | bytes | None:
         return None if self._repaired else self._decoder.file()
 
 
+_LOST_CACHE = "the output 'present."
+_WHY_LOST = "onnxruntime-genai's builder (0.18) leaves the cache out of float32 graphs for cuda and dml, and nobody can run those"
+_NOT_LOST = "export it again: -p fp16 or -p int4, or -p fp32 -e cpu, which turnout runs on other devices too"
 _AGAIN = "download or export the folder again, with all its files"
 
 
@@ -112,7 +123,10 @@ def _genai_decoder(folder: Path, config: Mapping[str, Any]) -> Path:
         kind = model.get("type", "this model")  # type: ignore[union-attr]
         raise InvalidModel(f"{folder} holds several graphs ({kind}), and turnout runs a single decoder", hint="load its files one by one")
     for side in ("inputs", "outputs"):
-        for key, name in (decoder.get(side) or {}).items():
+        names = decoder.get(side) or {}
+        if not isinstance(names, Mapping):
+            raise InvalidModel(f"{folder / _GENAI}: its decoder's {side} are {names!r:.40}, and names of them are wanted", hint=_AGAIN)
+        for key, name in names.items():
             if key in _NAMES and name != _NAMES[key]:
                 raise InvalidModel(f"{folder}: its decoder calls {key} {name!r}, and turnout knows {_NAMES[key]!r}", hint=_AGAIN)
     name = decoder.get("filename")

@@ -201,10 +201,13 @@ def _template(folder: Path, settings: Mapping[str, Any]) -> str | None:
     """The chat template: a file of its own in newer exports, else in the tokenizer's settings, where it may be one of several."""
     own = folder / "chat_template.jinja"
     if own.is_file():
-        return own.read_text(encoding="utf-8")
+        try:
+            return own.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise InvalidModel(f"{own} cannot be read: {error}", hint="export the model again") from None
     found = settings.get("chat_template")
     if isinstance(found, list):
-        named = {one.get("name"): one.get("template") for one in found if isinstance(one, Mapping)}
+        named = {str(one.get("name")): one.get("template") for one in found if isinstance(one, Mapping)}
         found = named.get("default") or next(iter(named.values()), None)
     return found if isinstance(found, str) and found else None
 
