@@ -56,7 +56,16 @@ def test_a_name_is_a_demand():
     assert "picky:0 cannot run 2 of the nodes: Abs (1), Tanh (1)" in str(caught.value)
     assert "picky has no Abs" in str(caught.value)
     assert caught.value.plan is not None
-    assert caught.value.hint
+    assert caught.value.hint == "allow another device to help: device=['picky', 'reference']"
+
+
+def test_the_reference_is_not_offered_for_operators_that_it_has_not():
+    model = parsed("y = Twice(x)")
+    model.graph.node[0].domain = "com.microsoft"
+    model.opset_import.add(domain="com.microsoft", version=1)
+    with installed(FakeProvider("picky", {"Relu"})), pytest.raises(NoProvider) as caught:
+        turnout.load(model, device="picky")
+    assert caught.value.hint == "allow another device to help, in a list after picky; `turnout devices` shows which there are"
 
 
 def test_the_reference_is_the_last_resort_and_warns_once():

@@ -279,13 +279,15 @@ def _no_provider(homeless: Sequence[ir.Node], plan: Plan) -> NoProvider:
     position = next(i for i, node in enumerate(plan.graph) if node is homeless[0])
     return NoProvider(
         f"{devices} cannot run {len(homeless)} of the nodes: {names}{more}; the first is {label(homeless[0], position)}\n{shown}".rstrip(),
-        hint=_widen(plan),
+        hint=_widen(plan, homeless),
         plan=plan,
     )
 
 
-def _widen(plan: Plan) -> str:
+def _widen(plan: Plan, homeless: Sequence[ir.Node]) -> str:
     named = [one.device.provider for one in plan.candidates]
     if "reference" in named:
         return "the reasons are above; a plugin can bring the operator, in code or as a function of others (turnout_operators)"
+    if not all(node.domain.partition(".")[0] in ("", "ai") for node in homeless):  # the reference has only ONNX's own operators
+        return f"allow another device to help, in a list after {', '.join(named) or 'none'}; `turnout devices` shows which there are"
     return f"allow another device to help: device={[*named, 'reference']!r}"
