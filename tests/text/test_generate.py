@@ -312,6 +312,27 @@ def test_another_thread_cancels(small: turnout.Model) -> None:
     assert result.generated_tokens < 200
 
 
+def test_another_thread_cancels_an_answer_which_joins_as_far_as_it_came(small: turnout.Model) -> None:
+    started, feed = threading.Event(), Scripted.feed
+
+    class Slow(Scripted):
+        def feed(self, tokens: Any, wanted: Any) -> Any:
+            started.set()
+            threading.Event().wait(0.005)
+            return feed(self, tokens, wanted)
+
+    chat = Writer(small.origin, lambda: Slow([97] * 400 + [END])).chat()
+    answer = chat.send("hello")
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(lambda: "".join(answer))
+        assert started.wait(5)
+        answer.close()
+        said = reading.result(5)
+    assert len(said) < 200
+    assert answer.result.finish_reason == "cancelled"
+    assert chat.messages == [{"role": "user", "content": "hello"}, {"role": "assistant", "content": said}]
+
+
 def test_threads_generate_at_once_each_with_a_cache_of_its_own(small: turnout.Model) -> None:
     prompts = [f"{number} and more" for number in range(6)]
     with ThreadPoolExecutor(6) as pool:
@@ -406,16 +427,39 @@ def test_what_is_no_prompt(small: turnout.Model, prompt: Any) -> None:
     assert wrong.value.hint
 
 
-@pytest.mark.parametrize("tokens", [[], [-1], [1.5], ["a"], [[1]], "abc", None, 5])
+@pytest.mark.parametrize("tokens", [[], [-1], [1.5], ["a"], [[1]], [[1], [2, 3]], "abc", None, 5, [2**70]])
 def test_what_are_no_tokens(small: turnout.Model, tokens: Any) -> None:
     with pytest.raises(InvalidInput):
         small.logits(tokens)
+    if tokens != []:
+        with pytest.raises(InvalidInput):
+            small.detokenize(tokens)  # type: ignore[arg-type, unused-ignore]
+
+
+def test_tokens_that_the_model_has_not(small: turnout.Model) -> None:
+    """Kernels read past a table, or give zeros, for numbers beyond it."""
+    writer, made = scripted(small, "yes")
+    for ask in (small.logits, writer.logits):
+        with pytest.raises(InvalidInput, match=rf"no token {VOCABULARY}, .* {VOCABULARY - 1}"):
+            ask([1, VOCABULARY, 2])
+    assert not any(session.fed for session in made)
+    short, _ = scripted(small, "yes", type("Short", (Scripted,), {"vocabulary": 100}))
+    with pytest.raises(InvalidInput, match=f"no token {START}"):
+        short.generate("x", raw=True)
+
+
+@pytest.mark.parametrize("name", ["messages", "tools", "add_generation_prompt", "answer"])
+def test_values_for_the_template_that_are_not_the_callers(small: turnout.Model, name: str) -> None:
+    with pytest.raises(InvalidInput, match=f"template: {name!r} is given by turnout"):
+        small.generate("x", template={name: []})
 
 
 def test_text_that_is_none(small: turnout.Model) -> None:
     for text in (None, 5, b"x", "\ud800"):
         with pytest.raises(InvalidInput):
             small.tokenize(text)  # type: ignore[arg-type]
+    with pytest.raises(InvalidInput, match="byte 0xe9 in it is not UTF-8"):  # what a terminal or a pipe in another encoding gives
+        small.generate("caf\udce9")
     with pytest.raises(InvalidInput, match="no token -1"):
         small.detokenize([-1])
 

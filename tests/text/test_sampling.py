@@ -105,7 +105,9 @@ def test_a_large_vocabulary_is_cut_as_a_small_one() -> None:
         ({"top_p": 0}, "top_p"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"stop": [""]}, "stop"),
-        ({"beams": 4}, "beams"),
+        ({"beams": 4}, "there is no option 'beams'"),
+        ({"repetition_penalty": 1e300}, "repetition_penalty"),
+        ({"repetition_penalty": 1e-300}, "repetition_penalty"),
         ({"seed": 1.5}, "seed"),
     ],
 )

@@ -73,9 +73,9 @@ class Answer(Iterator[Piece]):
         return found
 
     def close(self) -> None:
-        """Cancels the answer."""
-        self._stream.close()
-        self._over()
+        """Cancels the answer, from any thread; where another one is reading, it joins the messages there."""
+        if self._stream.close():
+            self._over()
 
     def __enter__(self) -> Answer:
         return self

@@ -52,7 +52,9 @@ class Language:
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise InvalidInput(f"the text is no Unicode: it holds a lone surrogate at {error.start}", hint="decode it properly") from None
+            odd = ord(text[error.start])
+            said = f"byte {odd - 0xDC00:#x} in it is not UTF-8" if 0xDC80 <= odd < 0xDD00 else f"it holds a lone surrogate, {odd:#x}"
+            raise InvalidInput(f"the text is no Unicode: {said}", hint="give it as UTF-8") from None
         with self._lock:  # the switch is the object's
             self.inner.encode_special_tokens = not special
             try:

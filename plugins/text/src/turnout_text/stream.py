@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -89,11 +88,15 @@ class Stream(Iterator[Piece]):
             pass
         return self._result
 
-    def close(self) -> None:
-        """Cancels: no token more is computed. Any thread may call it; while another one waits for a piece, that one gets its end."""
+    def close(self) -> bool:
+        """Cancels: no token more is computed. Any thread may call it; while another one waits for a piece, that one gets its end, and
+        False is given here."""
         self._cancelled.set()
-        with contextlib.suppress(ValueError):  # another thread is in it, and will see the event
+        try:
             self._pieces.close()
+        except ValueError:  # another thread is in it, and will see the event
+            return False
+        return True
 
     def __enter__(self) -> Stream:
         return self

@@ -87,11 +87,11 @@ class _Pool:
         self._closed = False
 
     @functools.cached_property
-    def context(self) -> int:
-        """Tokens that a session holds at most."""
+    def limits(self) -> tuple[int, int]:
+        """(tokens that a session holds at most, tokens that the model has, or 0 where it does not say)."""
         held = self.take(())
         self.give_back(held)
-        return held.session.context
+        return held.session.context, held.session.vocabulary
 
     def fresh(self) -> _Held:
         """A session that holds nothing."""
@@ -153,13 +153,13 @@ class Writer:
 
     def detokenize(self, tokens: Sequence[int], *, special: bool = False) -> str:
         """The tokens' text. special: with the names of special tokens. Raises InvalidInput, NotGenerative."""
-        return self.language.decode(tokens, special=special)
+        return self.language.decode(_token_list(tokens, least=0), special=special)
 
     def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """The logits of the token that follows each of these, float32 [tokens, vocabulary]. Raises InvalidInput, RunError."""
         given = _token_list(tokens)
         pool = self._sessions()
-        self._check_length(given, pool)
+        self._check(given, pool)
         held = pool.fresh()
         try:
             rows = [held.feed(chunk, range(len(chunk))).copy() for chunk in _chunks(given)]
@@ -189,7 +189,7 @@ class Writer:
         chosen = checked(Generation, options, "generate")
         tokens = self._prompt(prompt, chosen)
         pool = self._sessions()
-        self._check_length(tokens, pool)
+        self._check(tokens, pool)
         return Stream(lambda result, cancelled: self._produce(pool, tokens, chosen, result, cancelled))
 
     def chat(self, system: str | None = None, **options: Any) -> Chat:
@@ -221,11 +221,18 @@ class Writer:
         text = self.language.chat(_messages(prompt), tools=options.tools, **options.template)
         return self.language.encode(text, ends=False, special=True)
 
-    def _check_length(self, tokens: Sequence[int], pool: _Pool) -> None:
-        if len(tokens) > pool.context:
+    def _check(self, tokens: Sequence[int], pool: _Pool) -> None:
+        """Raises InvalidInput for more tokens than fit, and for one that the model has not."""
+        context, vocabulary = pool.limits
+        if len(tokens) > context:
             raise InvalidInput(
-                f"these are {len(tokens)} tokens, and {self._origin.name} takes {pool.context}",
+                f"these are {len(tokens)} tokens, and {self._origin.name} takes {context}",
                 hint="shorten it; a conversation: drop its oldest messages",
+            )
+        highest = max(tokens, default=0)
+        if 0 < vocabulary <= highest:
+            raise InvalidInput(
+                f"there is no token {highest}, {self._origin.name} has 0 to {vocabulary - 1}", hint="model.tokenize(text) makes tokens"
             )
 
     def _produce(
@@ -355,10 +362,17 @@ def _chunks(tokens: Sequence[int]) -> Sequence[Sequence[int]]:
     return [tokens[start : start + _CHUNK] for start in range(0, len(tokens), _CHUNK)]
 
 
-def _token_list(tokens: Any) -> list[int]:
-    array = np.asarray(tokens)
-    if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iu" or array.min() < 0:
-        raise InvalidInput("tokens are a list of whole numbers, one at least", hint="model.tokenize(text) makes them")
+def _token_list(tokens: Any, least: int = 1) -> list[int]:
+    """The tokens as Python's own numbers; an iterator or a NumPy array will do."""
+    try:
+        array = np.asarray(tokens if hasattr(tokens, "__len__") else list(tokens))
+    except (TypeError, ValueError):
+        array = np.empty((0, 0))
+    numbers = array.ndim == 1 and (array.dtype.kind in "iu" or array.size == 0)
+    if not numbers or array.size < least:
+        raise InvalidInput(f"tokens are a list of whole numbers{', one at least' * least}", hint="model.tokenize(text) makes them")
+    if array.size and array.min() < 0:
+        raise InvalidInput(f"there is no token {array.min()}", hint="tokens are numbered from 0; model.tokenize(text) makes them")
     found: list[int] = array.tolist()
     return found
 
