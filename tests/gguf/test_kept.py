@@ -41,6 +41,14 @@ def load(caplog: pytest.LogCaptureFixture) -> Callable[..., tuple[Model, bool]]:
     return loaded
 
 
+@pytest.fixture
+def in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three sessions for what is one without, so small as it is."""
+    monkeypatch.setattr("turnout_cpu.provider.CpuProvider.at_once", lambda self: 3)
+    monkeypatch.setattr("turnout_ort.pieces._LEAST", 1)
+    monkeypatch.setattr("turnout_ort.pieces._SLACK", 0.3)
+
+
 @pytest.mark.parametrize("device", ["cpu", None, ["cpu", "reference"]])
 @pytest.mark.parametrize("accuracy", ["fast", "exact"])
 def test_the_second_load_is_the_first_one(file: Path, load: Callable[..., Any], device: Any, accuracy: str) -> None:
@@ -66,7 +74,7 @@ def test_weights_of_every_element_type_come_back(tmp_path: Path, load: Callable[
 
 def test_what_is_kept_is_rewritten_and_its_weights_lie_where_they_lay(file: Path, cache: Path, load: Callable[..., Any]) -> None:
     load(file)
-    (graph,) = cache.glob("*/graph")
+    (graph,) = cache.glob("*/graph/0")
     before, after = (onnx.load(graph / name, load_external_data=False).graph for name in ("graph.onnx", "rewritten.onnx"))
     assert {"Sigmoid"} < {node.op_type for node in before.node}
     assert {"QuickGelu"} < {node.op_type for node in after.node} >= {"GroupQueryAttention", "MatMulNBits"}
@@ -83,7 +91,8 @@ def test_nothing_but_the_cache_is_written(file: Path, cache: Path, load: Callabl
     load(file)
     assert (os.stat(os.devnull).st_ino, sorted(file.parent.iterdir())) == (before[0], sorted([*before[1], cache.parent]))
     (graph,) = cache.glob("*/graph")
-    assert {one.name for one in graph.iterdir()} == {"graph.onnx", "rewritten.onnx", "weights.bin", "weights.json"}
+    names = {"graph.onnx", "rewritten.onnx", "weights.bin", "weights.json"}
+    assert {str(one.relative_to(graph)) for one in graph.rglob("*.*")} == {"graph.json", *(f"0/{name}" for name in names)}
 
 
 def test_no_rewriting_is_used_where_another_level_was_asked_for(file: Path, load: Callable[..., Any]) -> None:
@@ -94,7 +103,22 @@ def test_no_rewriting_is_used_where_another_level_was_asked_for(file: Path, load
     assert (logits_of(second, [1, 2, 3]) == logits_of(first, [1, 2, 3])).all()
 
 
-def test_caches_stay_in_place(file: Path, load: Callable[..., Any]) -> None:
+def test_pieces_are_kept_each_for_itself(file: Path, cache: Path, load: Callable[..., Any], request: pytest.FixtureRequest) -> None:
+    whole = turnout.load(file.read_bytes(), device="cpu")
+    request.getfixturevalue("in_pieces")
+    first, _ = load(file)
+    second, is_kept = load(file)
+    assert is_kept
+    assert len([*cache.glob("*/graph/*/rewritten.onnx")]) == 3
+    for tokens in ([1, 2, 3], [4], [5, 6]):
+        assert (logits_of(first, tokens) == logits_of(second, tokens)).all()
+        np.testing.assert_allclose(logits_of(second, tokens), logits_of(whole, tokens), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("cut_up", [False, True], ids=["whole", "in pieces"])
+def test_caches_stay_in_place(file: Path, load: Callable[..., Any], request: pytest.FixtureRequest, cut_up: bool) -> None:
+    if cut_up:
+        request.getfixturevalue("in_pieces")
     for expected in (False, True):
         model, is_kept = load(file)
         assert is_kept == expected
@@ -119,8 +143,8 @@ def test_caches_stay_in_place(file: Path, load: Callable[..., Any]) -> None:
         lambda file, cache: [os.utime(one, ns=(1, 1)) for one in (cache.parent / "gguf").iterdir()],
         lambda file, cache: shutil.rmtree(cache.parent / "gguf"),
         lambda file, cache: [one.write_bytes(b"{") for one in cache.glob("*/load.json")],
-        lambda file, cache: [one.write_bytes(one.read_bytes()[:-9]) for one in cache.glob("*/graph/*.onnx")],
-        lambda file, cache: [one.unlink() for one in cache.glob("*/graph/weights.json")],
+        lambda file, cache: [one.write_bytes(one.read_bytes()[:-9]) for one in cache.glob("*/graph/0/*.onnx")],
+        lambda file, cache: [one.unlink() for one in cache.glob("*/graph/0/weights.json")],
     ],
     ids=["touched", "rewritten", "store touched", "store gone", "record broken", "graph cut short", "half gone"],
 )

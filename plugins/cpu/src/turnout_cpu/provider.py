@@ -24,6 +24,7 @@ __all__ = ["CpuProvider", "Options"]
 Level = Literal["all", "extended", "basic", "none"]
 
 SPIN_MICROSECONDS = "20"
+_MOST_PIECES = 4  # each session has threads of its own
 
 _LEVELS = {
     "all": "ORT_ENABLE_ALL",
@@ -61,6 +62,9 @@ class CpuProvider(OrtProvider):
         from turnout_cpu.dialect import rewrites
 
         return rewrites(graph)
+
+    def at_once(self) -> int:
+        return min(usable_cores() or os.cpu_count() or 1, _MOST_PIECES)
 
     def configure(self, settings: Any, device: Device, options: BaseModel | None) -> None:
         from turnout_ort.runtime import onnxruntime

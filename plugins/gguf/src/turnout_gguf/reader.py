@@ -21,13 +21,15 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, overload
+from typing import TYPE_CHECKING, Any, NoReturn, overload
 
 import numpy as np
-from numpy.typing import NDArray
 
 from turnout.errors import InvalidModel
 from turnout_gguf.types import TYPES, BlockType
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray  # of no use at run time, and slow to import
 
 __all__ = ["Gguf", "Metadata", "Strings", "Tensor", "opened", "read"]
 

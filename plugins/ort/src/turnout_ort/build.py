@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from turnout.errors import CompileError
 from turnout.graph import alias_of, captures, ir, label, partition, type_name, whole_file
 from turnout_ort.failures import culprit, sentence
+from turnout_ort.pieces import Chain, cut
 from turnout_ort.registry import schemas
 from turnout_ort.runtime import onnxruntime
 from turnout_ort.serialize import Model, to_model
 from turnout_ort.session import PlainSession, make_executable
 from turnout_ort.values import Port
 
-__all__ = ["alone", "assigned", "blame", "build", "in_place", "open_model", "ports", "signature", "trivial"]
+__all__ = ["alone", "assigned", "blame", "build", "in_place", "open_model", "open_models", "ports", "signature", "trivial"]
 
 _TRIALS = 64  # distinct nodes to try alone after a session failed; each takes about half a millisecond
 
@@ -24,18 +26,21 @@ Options = Callable[[], Any]
 """Makes new SessionOptions: weights are added to them, so that each session needs its own."""
 
 
-def build(graph: ir.GraphView, options: Options) -> PlainSession:
+def build(graph: ir.GraphView, options: Options, at_once: int = 1) -> PlainSession:
     """The graph as an executable.
 
-    Raises CompileError with the positions of the nodes at fault.
+    at_once: sessions that may be made at the same time, each of a piece of the graph. Raises CompileError with the positions of the nodes
+    at fault.
     """
     session, keep = _whole(graph, options), None
     if session is None:
-        model = to_model(graph, schemas().newest)
+        models = [to_model(piece, schemas().newest) for piece in cut(graph, at_once)]
         try:
-            session, keep = open_model(model, options), model.weights
+            session, keep = open_models([(model, options) for model in models]), [model.weights for model in models]
         except Exception as error:
-            raise blame(error, graph, model, options, schemas().newest) from error
+            if len(models) > 1:
+                return build(graph, options)  # whatever is at fault is found in the whole
+            raise blame(error, graph, models[0], options, schemas().newest) from error
     return make_executable(session, *ports(session, graph), keep, in_place(graph))
 
 
@@ -73,6 +78,14 @@ def _whole(graph: ir.GraphView, options: Options) -> Any | None:
         return None  # the graph is tried next, and its error, which knows the nodes, is the one to report
     known = {meta.name for meta in (*session.get_inputs(), *session.get_overridable_initializers())}
     return session if all(value.name in known for value in graph.inputs) else None
+
+
+def open_models(models: Sequence[tuple[Model, Options]]) -> Any:
+    """A session of models that follow one another, each made by a thread of its own. Raises what ONNX Runtime raises."""
+    if len(models) == 1:
+        return open_model(*models[0])
+    with ThreadPoolExecutor(len(models)) as pool:
+        return Chain(list(pool.map(lambda one: open_model(*one), models)))
 
 
 def open_model(model: Model, options: Options) -> Any:

@@ -1,9 +1,10 @@
 """Graphs kept on disk, so that a later load needs no more than the session.
 
-graph.onnx      the graph in the provider's dialect, without its larger weights
+graph.json      in how many pieces it is, and what is known of inputs and outputs; then for each piece, in a folder by its number:
+graph.onnx      the piece in the provider's dialect, without its larger weights
 rewritten.onnx  that as ONNX Runtime rewrites it before it runs it, which takes a third of a load's time; only for its CPU provider
 weights.json    where each of those lies that ONNX Runtime does not map by itself (file, offset, type, shape), the folder of the others, the
-                state of all files, and what is known of inputs and outputs
+                state of all files
 weights.bin     the weights that lie in no file as they are
 """
 
@@ -23,8 +24,9 @@ import numpy as np
 
 from turnout.graph import place_of, type_name
 from turnout.provider import Executable
-from turnout_ort.build import in_place, open_model
+from turnout_ort.build import in_place, open_model, open_models
 from turnout_ort.empty import behind_rail, needed
+from turnout_ort.pieces import cut
 from turnout_ort.registry import schemas
 from turnout_ort.runtime import onnxruntime
 from turnout_ort.serialize import INLINE, Model, to_model
@@ -43,12 +45,30 @@ _ALIGNMENT = 64
 _OWN, _GRAPH, _REWRITTEN = "weights.bin", "graph.onnx", "rewritten.onnx"
 
 
-def keep(graph: ir.GraphView, folder: Path, *, guard: bool, rewrite: Callable[[], Any] | None = None) -> bool:
+def keep(graph: ir.GraphView, folder: Path, *, guard: bool, rewrite: Callable[[], Any] | None = None, at_once: int = 1) -> bool:
     """Leaves a graph in the folder; False for one that cannot be kept.
 
     guard: empty tensors would end the process (empty.py). rewrite: settings under which ONNX Runtime may rewrite the graph,
-    None where it may not.
+    None where it may not. at_once: in how many pieces it may be, whose sessions are made at the same time.
     """
+    pieces = cut(graph, at_once)
+    for number, piece in enumerate(pieces):
+        (folder / str(number)).mkdir()
+        if not _keep(piece, folder / str(number), rewrite):
+            return False
+    said = {
+        "pieces": len(pieces),
+        "inputs": [_described(value) for value in graph.inputs],
+        "outputs": [_described(value) for value in graph.outputs],
+        "in_place": sorted(in_place(graph)),
+        "not_empty": needed(graph) if guard else [],
+    }
+    (folder / "graph.json").write_text(json.dumps(said), "utf-8")
+    return True
+
+
+def _keep(graph: ir.GraphView, folder: Path, rewrite: Callable[[], Any] | None) -> bool:
+    """The same for a piece."""
     model = to_model(graph, schemas().newest)
     if any(_is_packed(graph.initializers[name]) for name in model.weights):
         return False
@@ -71,21 +91,26 @@ def keep(graph: ir.GraphView, folder: Path, *, guard: bool, rewrite: Callable[[]
     rewritten = None if rewrite is None else _rewritten(model, rewrite(), folder)
     if rewritten is not None:
         (folder / _REWRITTEN).write_bytes(rewritten)
-    said = {
-        "weights": places,
-        "folder": None if model.folder is None else str(model.folder),
-        "files": files,
-        "inputs": [_described(value) for value in graph.inputs],
-        "outputs": [_described(value) for value in graph.outputs],
-        "in_place": sorted(in_place(graph)),
-        "not_empty": needed(graph) if guard else [],
-    }
+    said = {"weights": places, "folder": None if model.folder is None else str(model.folder), "files": files}
     (folder / "weights.json").write_text(json.dumps(said), "utf-8")
     return True
 
 
 def reopen(folder: Path, options: Callable[[], Any]) -> Executable:
     """The executable of a graph that was left in the folder. Raises ValueError where a file that it refers to is another by now."""
+    said = json.loads((folder / "graph.json").read_text("utf-8"))
+    pieces = [_kept(folder / str(number), options) for number in range(said["pieces"])]
+    session = open_models(pieces)
+    types = {meta.name: meta.type for meta in (*session.get_inputs(), *session.get_outputs())}
+    inputs, outputs = (
+        [Port(name, types[name], None if shape is None else tuple(shape)) for name, shape in said[which]] for which in ("inputs", "outputs")
+    )
+    executable = make_executable(session, inputs, outputs, [model.weights for model, _ in pieces], frozenset(said["in_place"]))
+    return behind_rail(executable, [(position, node) for position, node in said["not_empty"]])
+
+
+def _kept(folder: Path, options: Callable[[], Any]) -> tuple[Model, Callable[[], Any]]:
+    """A piece, and the settings to open it with."""
     said = json.loads((folder / "weights.json").read_text("utf-8"))
     for file, state in said["files"].items():
         if _state(Path(file)) != state:
@@ -101,14 +126,7 @@ def reopen(folder: Path, options: Callable[[], Any]) -> Executable:
     if ready:
         settings.graph_optimization_level = levels.ORT_DISABLE_ALL
     mapped = None if said["folder"] is None else Path(said["folder"])
-    model = Model((folder / (_REWRITTEN if ready else _GRAPH)).read_bytes(), {}, weights, mapped)
-    session = open_model(model, lambda: settings)
-    types = {meta.name: meta.type for meta in (*session.get_inputs(), *session.get_outputs())}
-    inputs, outputs = (
-        [Port(name, types[name], None if shape is None else tuple(shape)) for name, shape in said[which]] for which in ("inputs", "outputs")
-    )
-    executable = make_executable(session, inputs, outputs, weights, frozenset(said["in_place"]))
-    return behind_rail(executable, [(position, node) for position, node in said["not_empty"]])
+    return Model((folder / (_REWRITTEN if ready else _GRAPH)).read_bytes(), {}, weights, mapped), lambda: settings
 
 
 def _rewritten(model: Model, settings: Any, folder: Path) -> bytes | None:

@@ -77,7 +77,7 @@ class OrtProvider(Provider):
         from turnout_ort.build import build
         from turnout_ort.empty import guarded
 
-        built = build(graph, lambda: self.session_options(device, options))
+        built = build(graph, lambda: self.session_options(device, options), self.at_once())
         return guarded(built, graph) if self.ep == _CPU else built
 
     def keeps(self, device: Device) -> str | None:
@@ -92,12 +92,16 @@ class OrtProvider(Provider):
 
         if self.ep != _CPU:
             return keep(graph, folder, guard=False)
-        return keep(graph, folder, guard=True, rewrite=lambda: self.session_options(device, None))
+        return keep(graph, folder, guard=True, rewrite=lambda: self.session_options(device, None), at_once=self.at_once())
 
     def reopen(self, folder: Path, device: Device, options: BaseModel | None) -> Executable:
         from turnout_ort.keeping import reopen
 
         return reopen(folder, lambda: self.session_options(device, options))
+
+    def at_once(self) -> int:
+        """Sessions that may be made at the same time, where making one takes long; what they hold then lies in pieces."""
+        return 1
 
     def session_options(self, device: Device, options: BaseModel | None, *, strict: bool = True) -> Any:
         """New SessionOptions. `strict` forbids ONNX Runtime to move a node to its CPU provider."""
