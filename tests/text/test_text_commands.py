@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,9 @@ from typing import Any
 import pytest
 from click.testing import Result
 from text_decoders import folder
+
+from turnout.errors import RunError
+from turnout_text import commands
 
 Run = Callable[..., Result]
 
@@ -93,6 +98,46 @@ def test_a_conversation_with_commands(small: str, run: Run) -> None:
     assert "answer: 2 tokens" in ran.stderr
     assert "error: chat: top_k" in ran.stderr
     assert "there is no '/nothing'" in ran.stderr
+
+
+@pytest.fixture
+def ctrl_c(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Ctrl-C comes after the second piece of every answer. The signal's handler must be as it was afterwards."""
+    show, before = commands._show, signal.getsignal(signal.SIGINT)
+
+    def interrupted(stream: Any) -> None:
+        show([next(stream), next(stream)])
+        signal.raise_signal(signal.SIGINT)
+        show(stream)
+
+    monkeypatch.setattr(commands, "_show", interrupted)
+    yield
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_ctrl_c_ends_a_generation_with_what_came_and_its_figures(small: str, run: Run) -> None:
+    ran = run("generate", small, "hello", "-n", "50", "-t", "1", "--seed", "1")
+    assert ran.exit_code == 130
+    assert ran.stdout
+    assert re.search(r"answer: [23] tokens, .*\(cancelled\)", ran.stderr)
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_ctrl_c_ends_an_answer_and_the_conversation_goes_on_from_there(small: str, run: Run) -> None:
+    ran = run("chat", small, "-n", "50", "-t", "1", "--seed", "1", stdin="hello\nagain\n/history\n")
+    assert ran.exit_code == 0
+    assert ran.stderr.count("(cancelled)") == 2
+    assert "of them known" in ran.stderr.splitlines()[-1]
+    assert ran.stdout.count("assistant: ") == 2
+
+
+def test_a_failure_is_told_and_ends_what_a_program_drives(small: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(stream: Any) -> None:
+        raise RunError("the device went away", hint="plug it in")
+
+    monkeypatch.setattr(commands, "_show", lost)
+    assert run("chat", small, stdin="hello\nagain\n").exit_code == 5
 
 
 def test_a_conversation_for_programs(small: str, run: Run) -> None:

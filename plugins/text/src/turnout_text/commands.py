@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
@@ -76,8 +77,7 @@ def generate(
             if raw:
                 raise click.BadParameter("--raw continues a text; it has no place for what the system says", param_hint="--system")
             said = [{"role": "system", "content": system}, {"role": "user", "content": prompt}]
-        stream = loaded.generate(said, raw=raw, **_given(options))
-        with stream:
+        with loaded.generate(said, raw=raw, **_given(options)) as stream, _ended_by_ctrl_c(stream):
             if not as_json:
                 _show(stream)
             result = stream.result
@@ -85,6 +85,27 @@ def generate(
             print_json({"model": model, "prompt": prompt, **_figures(result), "text": result.text})
         else:
             click.echo(_summary(result), err=True)
+        if result.finish_reason == "cancelled":
+            raise KeyboardInterrupt  # the exit status says so
+
+
+@contextlib.contextmanager
+def _ended_by_ctrl_c(stream: Any) -> Iterator[None]:
+    """Ctrl-C ends the stream after the token that is being computed, so that nothing is lost of what was; a second one breaks off."""
+
+    def end(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        stream.close()
+
+    try:
+        before = signal.signal(signal.SIGINT, end)
+    except ValueError:  # signals belong to the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _show(stream: Any) -> None:
@@ -124,7 +145,7 @@ _HELP = """\
 /reset           begin anew
 /system TEXT     begin anew, with TEXT said by the system
 /set NAME=VALUE  change an option, such as /set temperature=0.7
-/quit            end (so does Ctrl-D; Ctrl-C cancels an answer)"""
+/quit            end (so does Ctrl-D; Ctrl-C ends an answer)"""
 
 
 @click.command()
@@ -164,33 +185,37 @@ def _edit_lines() -> None:
 
 
 def _read() -> str | None:
-    """The next line, None at the end."""
-    try:
-        return input("> " if sys.stdin.isatty() else "")
-    except EOFError:
-        return None
-    except KeyboardInterrupt:
-        click.echo(err=True)
-        return None
+    """The next line, None at the end. Ctrl-C drops what was typed of a line."""
+    while True:
+        try:
+            return input("> " if sys.stdin.isatty() else "")
+        except EOFError:
+            return None
+        except KeyboardInterrupt:
+            if not sys.stdin.isatty():
+                raise
+            click.echo("\n(Ctrl-D or /quit ends the conversation)", err=True)
 
 
 def _answer(conversation: Chat, line: str, as_json: bool) -> None:
-    from turnout.errors import InvalidInput
+    """Shows the answer to a line. Where it fails, the conversation is there as it was, and a person may go on with it."""
+    from turnout.errors import InvalidInput, RunError
 
     try:
         answer = conversation.send(line)
-    except InvalidInput as error:  # the conversation is too long, say: it is still there
-        click.echo(f"error: {error}", err=True)
-        return
-    try:
-        if as_json:
+        with _ended_by_ctrl_c(answer):
+            if not as_json:
+                _show(answer)
             result = answer.result
+        if as_json:
             print_json({**_figures(result), "text": result.text})
-            return
-        _show(answer)
-        click.echo(_summary(answer.result), err=True)
+        else:
+            click.echo(_summary(result), err=True)
+    except RunError as error:
+        if not isinstance(error, InvalidInput) and not sys.stdin.isatty():
+            raise  # a program wants to know
+        click.echo(f"error: {error}", err=True)
     except KeyboardInterrupt:
-        answer.close()
         click.echo("\n(cancelled)", err=True)
 
 
