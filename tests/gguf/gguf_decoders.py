@@ -73,7 +73,7 @@ def tensors(
     return found
 
 
-_AS_FAMILY: dict[str, dict[str, Any]] = {
+AS_FAMILY: dict[str, dict[str, Any]] = {
     "phi3": {"joined": True},
     "gemma2": {"norms_after": True},
     "gemma3": {"norms_after": True, "head_norms": True},
@@ -82,6 +82,20 @@ _AS_FAMILY: dict[str, dict[str, Any]] = {
 
 def decoder(architecture: str = "llama", changes: Mapping[str, Any] | None = None, more: Sequence[MadeTensor] = (), **how: Any) -> bytes:
     """A whole file, with the tensors that its family has, and `more`."""
-    how = {**_AS_FAMILY.get(architecture, {}), **how}
+    how = {**AS_FAMILY.get(architecture, {}), **how}
     own = keys(architecture, {"block_count": how.get("blocks", BLOCKS), **(changes or {})})
     return gguf(own, [*more, *tensors(**how)])
+
+
+def encoder_tensors(kind: str = "F32") -> list[MadeTensor]:
+    """A bert encoder's weights; its context is as long as the vocabulary."""
+    norms = ["token_embd_norm", *(f"blk.{block}.{norm}" for block in range(BLOCKS) for norm in ("attn_output_norm", "layer_output_norm"))]
+    found = [tensor(f"{name}.weight", kind, (VOCABULARY, WIDTH), 1, 0.5) for name in ("token_embd", "position_embd")]
+    found += [vector(f"{name}.{part}", WIDTH, part == "weight", 2) for name in norms for part in ("weight", "bias")]
+    for block in range(BLOCKS):
+        shapes = {f"attn_{part}": (WIDTH, WIDTH) for part in ("q", "k", "v", "output")} | {
+            "ffn_up": (HIDDEN, WIDTH),
+            "ffn_down": (WIDTH, HIDDEN),
+        }
+        found += [tensor(f"blk.{block}.{name}.weight", kind, shape, 3, 0.1) for name, shape in shapes.items()]
+    return found

@@ -172,3 +172,19 @@ def test_a_large_vocabulary_opens_quickly() -> None:
     seconds = time.process_time() - start
     assert len(found) == 200_000
     assert seconds < 1  # 0.03 s on an idle machine
+
+
+def test_a_long_name_does_not_make_a_long_message() -> None:
+    long = "\x00" * 60000
+    files = [
+        gguf({long: struct.pack("<I", 99)}),
+        gguf([(long, 1), (long, 2)]),
+        gguf({long: struct.pack("<IIQ", 9, 9, 1)}),
+        gguf({long: struct.pack("<IQ", 8, 2**40)}),
+        gguf(tensors=[MadeTensor(long, 99, (32,), b"")]),
+        gguf(tensors=[MadeTensor(long, 0, (32,), b"", offset=1)]),
+        gguf(tensors=[MadeTensor(long, 0, (32,), b"")]),
+        gguf(tensors=[MadeTensor(long, 0, (32,), bytes(128)), MadeTensor(f"{long}x", 0, (32,), bytes(128), offset=0)]),
+        gguf(tensors=[MadeTensor(long, 0, (32,), bytes(128))] * 2),
+    ]
+    assert [len(refusal(file)) < 400 for file in files] == [True] * len(files)

@@ -222,15 +222,15 @@ class _Reader:
         for position in range(count):
             key = self.text(f"the name of key {position}")
             if key in places:
-                self.refuse(f"key {key!r} is there twice")
-            kind = self.u32(f"the type of key {key!r}")
+                self.refuse(f"key {key!r:.80} is there twice")
+            kind = self.u32(f"the type of key {key!r:.80}")
             at = self.at
             places[key] = (kind, at, self._value(kind, key))
         return Metadata(self.buffer, places)
 
     def _value(self, kind: int, key: str) -> Any:
         """The value that starts here; a string is only stepped over."""
-        what = f"the value of key {key!r}"
+        what = f"the value of key {key!r:.80}"
         if kind in _SCALARS:
             return self._numbers(kind, 1, what)[0].item()
         if kind == _STRING:
@@ -239,14 +239,14 @@ class _Reader:
             self.at += length
             return None
         if kind != _ARRAY:
-            self.refuse(f"key {key!r} has type {kind}, which GGUF does not define")
+            self.refuse(f"key {key!r:.80} has type {kind}, which GGUF does not define")
         inner, count = self.u32(what), self.u64(what)
         if inner in _SCALARS:
             return self._numbers(inner, count, what)
         if inner == _STRING:
             return self._strings(count, what)
         problem = "arrays, which no model needs" if inner == _ARRAY else f"type {inner}, which GGUF does not define"
-        return self.refuse(f"key {key!r} is an array of {problem}")
+        return self.refuse(f"key {key!r:.80} is an array of {problem}")
 
     def _numbers(self, kind: int, count: int, what: str) -> NDArray[Any]:
         dtype = np.dtype(_SCALARS[kind])
@@ -284,16 +284,16 @@ class _Reader:
     def _tensor(self, position: int) -> Tensor:
         """A tensor's description; its offset is still counted from the start of the data."""
         name = self.text(f"the name of tensor {position}")
-        count = self.u32(f"the rank of tensor {name!r}")
+        count = self.u32(f"the rank of tensor {name!r:.80}")
         if not 1 <= count <= _MOST_DIMENSIONS:
-            self.refuse(f"tensor {name!r} has {count} dimensions, and 1 to {_MOST_DIMENSIONS} are possible")
-        shape = tuple(self.u64(f"the shape of tensor {name!r}") for _ in range(count))[::-1]
-        number, offset = self.u32(f"the type of tensor {name!r}"), self.u64(f"the offset of tensor {name!r}")
+            self.refuse(f"tensor {name!r:.80} has {count} dimensions, and 1 to {_MOST_DIMENSIONS} are possible")
+        shape = tuple(self.u64(f"the shape of tensor {name!r:.80}") for _ in range(count))[::-1]
+        number, offset = self.u32(f"the type of tensor {name!r:.80}"), self.u64(f"the offset of tensor {name!r:.80}")
         if number not in TYPES:
-            self.refuse(f"tensor {name!r} has type {number}, which turnout does not know", "update turnout-gguf")
+            self.refuse(f"tensor {name!r:.80} has type {number}, which turnout does not know", "update turnout-gguf")
         kind = TYPES[number]
         if 0 in shape or shape[-1] % kind.elements:
-            self.refuse(f"tensor {name!r} has shape {list(shape)}, and {kind} wants rows of a multiple of {kind.elements}")
+            self.refuse(f"tensor {name!r:.80} has shape {list(shape)}, and {kind} wants rows of a multiple of {kind.elements}")
         return Tensor(name, shape, kind, offset, math.prod(shape) // kind.elements * kind.nbytes)
 
     def _placed(self, infos: Sequence[Tensor], start: int, alignment: int) -> dict[str, Tensor]:
@@ -301,15 +301,15 @@ class _Reader:
         tensors: dict[str, Tensor] = {}
         for info in infos:
             if info.name in tensors:
-                self.refuse(f"tensor {info.name!r} is there twice")
+                self.refuse(f"tensor {info.name!r:.80} is there twice")
             at = start + info.offset
             if info.offset % alignment:
-                self.refuse(f"tensor {info.name!r} lies at offset {info.offset}, which is no multiple of {alignment}")
+                self.refuse(f"tensor {info.name!r:.80} lies at offset {info.offset}, which is no multiple of {alignment}")
             if at + info.nbytes > self.size:
-                self.refuse(f"it is cut short: tensor {info.name!r} wants bytes {at} to {at + info.nbytes} of {self.size}")
+                self.refuse(f"it is cut short: tensor {info.name!r:.80} wants bytes {at} to {at + info.nbytes} of {self.size}")
             tensors[info.name] = Tensor(info.name, info.shape, info.type, at, info.nbytes)
         in_order = sorted(tensors.values(), key=lambda tensor: tensor.offset)
         for one, next_one in itertools.pairwise(in_order):
             if one.offset + one.nbytes > next_one.offset:
-                self.refuse(f"tensors {one.name!r} and {next_one.name!r} overlap")
+                self.refuse(f"tensors {one.name!r:.80} and {next_one.name!r:.80} overlap")
         return tensors

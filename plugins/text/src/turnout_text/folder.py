@@ -128,7 +128,7 @@ def _genai_decoder(folder: Path, config: Mapping[str, Any]) -> Path:
             raise InvalidModel(f"{folder / _GENAI}: its decoder's {side} are {names!r:.40}, and names of them are wanted", hint=_AGAIN)
         for key, name in names.items():
             if key in _NAMES and name != _NAMES[key]:
-                raise InvalidModel(f"{folder}: its decoder calls {key} {name!r}, and turnout knows {_NAMES[key]!r}", hint=_AGAIN)
+                raise InvalidModel(f"{folder}: its decoder calls {key} {name!r:.60}, and turnout knows {_NAMES[key]!r}", hint=_AGAIN)
     name = decoder.get("filename")
     if not isinstance(name, str) or Path(name).name != name:
         raise InvalidModel(f"{folder / _GENAI} names {name!r:.60} as its decoder's file", hint=_AGAIN)
