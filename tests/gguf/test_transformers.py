@@ -197,6 +197,20 @@ def test_logits_are_those_of_transformers(case: str) -> None:
     assert np.abs(np.concatenate(pieces) - decoded(model, 9)).max() < near
 
 
+def test_texts_beyond_the_original_context_are_turned_alike_in_every_portion(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Text is fed in portions; where the factors change with the length, no portion may be turned by those of a short text."""
+    import turnout
+
+    monkeypatch.setattr("turnout_text.writer._CHUNK", 5)
+    kind, architecture, own, keys = CASES["phi3, longer than short"]
+    model, wanted = made(kind, own, around_zero=False)
+    with turnout.load(written(model, architecture, keys), device="cpu", accuracy="exact", options={"gguf": {"keep": False}}) as mine:
+        assert np.abs(mine.logits(IDS) - wanted).max() < 1e-4
+        with torch.no_grad():
+            short = model(torch.tensor(IDS[None, :16]), use_cache=False).logits[0].numpy()
+        assert np.abs(mine.logits(IDS[:16]) - short).max() < 1e-4
+
+
 def test_hidden_states_of_an_encoder_are_those_of_transformers() -> None:
     torch.manual_seed(0)
     own = {key: COMMON[key] for key in COMMON if key not in ("num_key_value_heads", "bos_token_id", "eos_token_id")}

@@ -14,7 +14,7 @@ from text_decoders import EMBEDDINGS, HEAD, expected, folder, model
 
 import turnout
 from turnout.errors import InvalidModel
-from turnout_text.caches import Growing, InPlace
+from turnout_text.caches import Growing, InPlace, switch_of
 from turnout_text.session import sessions_of
 
 
@@ -32,6 +32,18 @@ def test_optimums_folder(tmp_path: Path) -> None:
         assert small.generate("hi", max_tokens=2).result.generated_tokens == 2
     with turnout.load(made / "onnx" / "model.onnx", device="cpu") as small:  # the file finds the tokenizer beside its folder
         assert small.tokenize("a", ends=False) == [97]
+
+
+@pytest.mark.parametrize("place", ["beside", "within"])
+def test_a_folder_says_where_long_factors_begin(tmp_path: Path, place: str) -> None:
+    name, scaling = "original_max_position_embeddings", {"type": "longrope", "long_factor": [2.0]}
+    more = {"rope_scaling": scaling, name: 64} if place == "beside" else {"rope_parameters": {**scaling, name: 64}}
+    with turnout.load(folder(tmp_path / "model", context=123, **more), device="cpu") as small:
+        assert small.origin.metadata["original_context_length"] == 64
+        assert switch_of(small.origin) == 64
+        made = sessions_of(small)
+        assert made is not None
+        assert made().switch == 64
 
 
 def grouped() -> onnx.ModelProto:

@@ -257,6 +257,35 @@ def test_a_prompt_is_fed_in_portions(small: turnout.Model) -> None:
     assert result.text == "yes"
 
 
+class Turning(Scripted):
+    """Beyond 8 tokens it computes positions otherwise; it notes where each run began and how long it was."""
+
+    switch = 8
+
+    def feed(self, tokens: Any, wanted: Any) -> Any:
+        self.runs = [*getattr(self, "runs", []), (self.length, len(tokens))]
+        return super().feed(tokens, wanted)
+
+
+@pytest.mark.parametrize("kind", [Turning, type("TurningChoosing", (Choosing, Turning), {})])
+def test_nothing_that_was_turned_one_way_meets_what_is_turned_the_other(
+    small: turnout.Model, kind: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("turnout_text.writer._CHUNK", 4)
+    writer, made = scripted(small, [97], kind)
+    assert writer.generate("x" * 5, raw=True, max_tokens=5).result.generated_tokens == 5  # the last of them is not fed
+    (session,) = made
+    assert session.runs == [(0, 4), (4, 2), (6, 1), (7, 1), (0, 9), (9, 1)]  # at the 9th all over
+    assert session.fed[-10:] == [START, *b"xxxxx", *[97] * 4]
+    session.runs.clear()
+    assert writer.generate("x" * 6, raw=True, max_tokens=1).result.reused_tokens == 0  # 7 tokens: turned the first way
+    assert writer.generate("x" * 15, raw=True, max_tokens=1).result.reused_tokens == 0  # 16: the other
+    assert writer.generate("x" * 12, raw=True, max_tokens=1).result.reused_tokens == 12  # of 13
+    assert session.runs == [(0, 4), (4, 3), (0, 9), (9, 4), (13, 3), (12, 1)]
+    writer.logits([1] * 14)
+    assert made[-1].runs == [(0, 9), (9, 4), (13, 1)]
+
+
 def test_the_context_is_a_limit(small: turnout.Model) -> None:
     writer, made = scripted(small, [97], context=10)
     with pytest.raises(InvalidInput, match=r"11 tokens, and .* takes 10"):

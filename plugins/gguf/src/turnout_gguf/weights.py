@@ -86,7 +86,7 @@ class Weights:
         """Raises InvalidModel where a tensor is left over: without it the model would compute something else."""
         left = [name for name in self.file.tensors if name not in self._used]
         if left:
-            listed = ", ".join(left[:3]) + (" ..." if len(left) > 3 else "")
+            listed = ", ".join(f"{name!r:.80}" for name in left[:3]) + (" ..." if len(left) > 3 else "")
             raise self._broken(f"{len(left)} tensors have no place in its architecture: {listed}", "update turnout-gguf")
 
     def vector(self, name: str, size: int) -> ir.Value:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from turnout.formats import Origin
     from turnout.model import Model, ValueInfo
 
-__all__ = ["Elsewhere", "Growing", "InPlace", "Recomputed", "context_of", "sessions_over"]
+__all__ = ["Elsewhere", "Growing", "InPlace", "Recomputed", "context_of", "sessions_over", "switch_of"]
 
 _STEP = 256  # tokens; a cache is a multiple of it long
 _SEQUENCE = 2  # the axis of tokens in a cache [batch, heads, tokens, head]
@@ -70,6 +70,16 @@ def context_of(origin: Origin) -> int:
     return int(found) if isinstance(found, int) and found > 0 else _UNLIMITED
 
 
+def switch_of(origin: Origin) -> int:
+    """Tokens beyond which a model with LongRoPE turns by its other factors, as the file's metadata say; 0 for other models."""
+    metadata = origin.metadata
+    scaling = f"{metadata.get('general.architecture', '')}.rope.scaling"
+    if isinstance(kind := metadata.get(f"{scaling}.type", ""), str) and kind in ("yarn", "linear"):
+        return 0
+    found = metadata.get(f"{scaling}.original_context_length", metadata.get("original_context_length", 0))
+    return found if isinstance(found, int) and 0 < found < context_of(origin) else 0
+
+
 def _shape(model: Model) -> _Shape | None:
     inputs = {info.name: info for info in model.inputs}
     outputs = {info.name: info for info in model.outputs}
@@ -107,6 +117,7 @@ class _Over(Session):
         self.model = model
         self.shape = shape
         self.context = context
+        self.switch = switch_of(model.origin)
         self.length = 0
         last = shape.logits.shape[-1] if shape.logits.shape else None
         self.vocabulary = last if isinstance(last, int) else 0

@@ -74,6 +74,8 @@ class FolderSource(Source):
         length = config.get("model", {}).get("context_length", settings.get("max_position_embeddings"))
         if isinstance(length, int) and length > 0:
             self._metadata["context_length"] = length
+        if original := _original(settings):
+            self._metadata["original_context_length"] = original
         head = config.get("model", {}).get("decoder", {}).get("head_size") if genai else settings.get("head_dim")
         self._head = head if isinstance(head, int) and head > 0 else None
         self._repaired = False
@@ -142,6 +144,19 @@ def _made_for(config: Mapping[str, Any]) -> str:
         return ", ".join(key for entry in listed for key in entry)
     except (KeyError, TypeError):
         return ""
+
+
+def _original(settings: Mapping[str, Any]) -> int:
+    """Tokens beyond which a model with LongRoPE turns positions by its other factors; 0 for other models."""
+    for scaling in (settings.get("rope_scaling"), settings.get("rope_parameters")):
+        if isinstance(scaling, Mapping) and "long_factor" in scaling:
+            for found in (settings.get(_ORIGINAL), scaling.get(_ORIGINAL)):
+                if isinstance(found, int) and found > 0:
+                    return found
+    return 0
+
+
+_ORIGINAL = "original_max_position_embeddings"
 
 
 def _size_heads(pasts: Sequence[ir.Value], head: int) -> None:

@@ -31,6 +31,9 @@ class Session(abc.ABC):
     """Tokens that it can hold at most."""
     length: int
     """Tokens that it holds."""
+    switch: int = 0
+    """Above 0: a run that ends beyond so many tokens turns positions in another way than one that does not (LongRoPE), so that what it
+    holds of the one is no good to the other. A session need not have this attribute."""
 
     @abc.abstractmethod
     def feed(self, tokens: Sequence[int], wanted: Sequence[int]) -> NDArray[np.float32]:

@@ -65,6 +65,37 @@ class _Held:
         del self.tokens[kept:]
         return kept
 
+    @property
+    def switch(self) -> int:
+        """The session's, 0 where it has none."""
+        return getattr(self.session, "switch", 0)
+
+    def portions(self, tokens: Sequence[int]) -> list[Sequence[int]]:
+        """What follows the tokens that it holds, as it is computed: a first portion goes beyond the switch if all of them together do."""
+        first = max(_CHUNK, self.switch + 1) if not self.tokens and len(tokens) > self.switch > 0 else _CHUNK
+        return [tokens[:first], *(tokens[start : start + _CHUNK] for start in range(first, len(tokens), _CHUNK))]
+
+    def reuse(self, tokens: Sequence[int]) -> int:
+        """Keeps what is good for a text of these tokens, less the last, whose logits are wanted; gives how many that are."""
+        count = min(self.common(tokens), len(tokens) - 1)
+        if self.switch and (len(self.tokens) > self.switch) != (len(tokens) > self.switch):
+            count = 0
+        return self.keep(count)
+
+    def add(self, token: int) -> NDArray[np.float32]:
+        """The logits after one token more; where that one is the first beyond the switch, all are computed again."""
+        tokens = [token]
+        if self.crosses:
+            tokens = [*self.tokens, token]
+            self.keep(0)
+        logits: NDArray[np.float32] = self.feed(tokens, [len(tokens) - 1])[0]
+        return logits
+
+    @property
+    def crosses(self) -> bool:
+        """Whether the next token is the first beyond the switch."""
+        return 0 < self.switch == len(self.tokens)
+
     def feed(self, tokens: Sequence[int], wanted: Sequence[int]) -> NDArray[np.float32]:
         logits = self.session.feed(tokens, wanted)
         self.tokens += tokens
@@ -162,7 +193,7 @@ class Writer:
         self._check(given, pool)
         held = pool.fresh()
         try:
-            rows = [held.feed(chunk, range(len(chunk))).copy() for chunk in _chunks(given)]
+            rows = [held.feed(chunk, range(len(chunk))).copy() for chunk in held.portions(given)]
         finally:
             held.session.close()
         return np.concatenate(rows)
@@ -293,11 +324,12 @@ class _Run:
                 break
             if self.cancelled.is_set():
                 break
-            if there is not None:
+            if there is not None and not self.held.crosses:
                 token = self.held.follow(there, token, self.sampler.draw())
             else:
-                logits = self.held.feed([token], [0])[0]
+                logits = self.held.add(token)
                 token = self.sampler.choose(logits)
+                there = None if there is None else self._chooser()
             self._tick()
         rest, stopped = self.stops.add(self.texts.rest())
         rest += "" if stopped else self.stops.rest()
@@ -309,9 +341,9 @@ class _Run:
     def _read(self) -> NDArray[np.float32] | None:
         """Computes what of the prompt the session does not hold; the last token's logits, None where it was cancelled."""
         result = self.result
-        result.reused_tokens = self.held.keep(min(self.held.common(self.prompt), len(self.prompt) - 1))
+        result.reused_tokens = self.held.reuse(self.prompt)
         logits = None
-        for chunk in _chunks(self.prompt[result.reused_tokens :]):
+        for chunk in self.held.portions(self.prompt[result.reused_tokens :]):
             if self.cancelled.is_set():
                 return None
             logits = self.held.feed(chunk, [len(chunk) - 1])[0]
@@ -356,10 +388,6 @@ class _Run:
         now = time.perf_counter()
         self.result.seconds += now - self.clock
         self.clock = now
-
-
-def _chunks(tokens: Sequence[int]) -> Sequence[Sequence[int]]:
-    return [tokens[start : start + _CHUNK] for start in range(0, len(tokens), _CHUNK)]
 
 
 def _token_list(tokens: Any, least: int = 1) -> list[int]:
