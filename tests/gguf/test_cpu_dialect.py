@@ -14,16 +14,16 @@ from running import Text, load
 from turnout.graph import ir
 from turnout.provider import Rewrite
 from turnout.rules import Readers
-from turnout_cpu.dialect import attention_with_cache, norm, norm_of_sum, rewrites
+from turnout_cpu.dialect import attention_with_cache, norm, norm_of_sum, product_in_halves, rewrites
 from turnout_cpu.provider import CpuProvider
 from turnout_gguf.format import GgufFormat, Options
 
 BLOCKS = gguf_decoders.BLOCKS
 
 
-def graph_of(architecture: str = "llama", batch: int | None = 1, **how: Any) -> ir.Graph:
+def graph_of(architecture: str = "llama", batch: int | None = 1, exact: bool = False, **how: Any) -> ir.Graph:
     file = gguf_decoders.decoder(architecture, **{"kind": "Q4_1", **how})
-    return GgufFormat().open(file, options=Options(keep=False, batch=batch)).model().graph
+    return GgufFormat().open(file, accuracy="exact" if exact else "fast", options=Options(keep=False, batch=batch)).model().graph
 
 
 Rule = Callable[[ir.Node, Readers], Rewrite | None]
@@ -48,7 +48,7 @@ def test_a_norm_becomes_a_simplified_one() -> None:
 
 def test_a_sum_and_its_norm_become_one() -> None:
     first, *rest = found(norm_of_sum, graph_of())
-    assert len(rest) == 2 * BLOCKS - 2  # the last sum goes through a Gather before it is normed
+    assert len(rest) == 2 * BLOCKS - 2  # the last block's first sum goes through a Gather before it is normed
     assert operators(first.nodes) == {"Add": 1, "RMSNormalization": 1}
     (new,) = first.replacement
     assert new.op_type == "SkipSimplifiedLayerNormalization"
@@ -66,6 +66,17 @@ def test_attention_with_its_cache_becomes_one() -> None:
     assert [value.name for value in new.outputs] == ["blk.0.seen", "present_key.0", "present_value.0"]
     said = {name: attribute.value for name, attribute in new.attributes.items()}
     assert said == {"num_heads": 4, "kv_num_heads": 2, "do_rotary": 1, "rotary_interleaved": 1}
+
+
+def test_products_for_wanted_tokens_become_products_in_halves() -> None:
+    graph = graph_of()
+    last = BLOCKS - 1
+    names = [one.nodes[0].name for one in found(product_in_halves, graph)]
+    assert names == [f"blk.{last}.ffn_gate_up.centred", f"blk.{last}.ffn_down.centred", "logits.centred"]
+    first = next(node for node in graph if node.name == names[0])
+    assert len(found(product_in_halves, graph_of(exact=True))) == 0
+    first.attributes["K"] = ir.AttrInt64("K", 70)  # half a block at the end
+    assert len(found(product_in_halves, graph)) == 2
 
 
 def test_normed_heads_are_not_read_from_before_the_split() -> None:

@@ -22,7 +22,7 @@ import numpy as np
 
 from turnout.graph import declare_alias, ir
 from turnout_gguf.architectures import ARCHITECTURES, Keys, known, sizes_of
-from turnout_gguf.layers import Layers, graph_input
+from turnout_gguf.layers import NEARER, Layers, graph_input
 from turnout_gguf.reader import Gguf
 from turnout_gguf.rotary import Rotary, local_rotary, rotary
 from turnout_gguf.weights import Weights
@@ -60,8 +60,10 @@ class _Decoder(Layers):
             stream = self.add("Mul", [stream, self.scalar("embedding.scale", width**0.5)], (*self.dims, width), "embedding.scaled")
         self.count_positions(ids)
         for number in range(self.sizes.blocks):
-            stream = self.block(number, stream)
-        stream = self.add("Gather", [stream, wanted], (self.batch, "wanted", width), "wanted", axis=1)
+            stream = self.attended(number, stream)
+            if number == self.sizes.blocks - 1:
+                stream = self.only(wanted, stream)
+            stream = self.fed(number, stream)
         stream = self.norm("output_norm", stream, self.sizes.epsilon)
         if self.weights.has("output.weight"):
             table = self.weights.tensor("output.weight", table.shape)
@@ -96,18 +98,30 @@ class _Decoder(Layers):
             shift = self.add("Mul", [shift, self.number(self.rotary.original)], (), "rotary.shift", int64)
             self.table_rows = self.add("Add", [self.positions, shift], self.dims, "rotary.rows", int64)
 
-    def block(self, number: int, stream: ir.Value) -> ir.Value:
-        """One block: attention, then feed-forward, each added to the stream."""
-        name, shape, after = f"blk.{number}", (*self.dims, self.sizes.width), self.architecture.norms_after
-        epsilon = self.sizes.epsilon
+    def attended(self, number: int, stream: ir.Value) -> ir.Value:
+        """The first half of a block: attention, added to the stream."""
+        name, epsilon = f"blk.{number}", self.sizes.epsilon
         attended = self.attention(number, self.norm(f"{name}.attn_norm", stream, epsilon))
-        if after:
+        if self.architecture.norms_after:
             attended = self.norm(f"{name}.post_attention_norm", attended, epsilon)
-        stream = self.add("Add", [stream, attended], shape, f"{name}.attended")
+        return self.add("Add", [stream, attended], (*self.dims, self.sizes.width), f"{name}.attended")
+
+    def only(self, wanted: ir.Value, stream: ir.Value) -> ir.Value:
+        """The stream of the tokens whose logits are wanted: no other token looks at what the last block computes after its attention.
+
+        No later block evens out what is lost from here on, and the rows are few: products are more exact.
+        """
+        self.dims = (self.batch, "wanted")
+        self.level = min(self.level, NEARER)
+        return self.add("Gather", [stream, wanted], (*self.dims, self.sizes.width), "wanted", axis=1)
+
+    def fed(self, number: int, stream: ir.Value) -> ir.Value:
+        """The second half of a block: feed-forward, added to the stream."""
+        name, epsilon = f"blk.{number}", self.sizes.epsilon
         fed = self.feed_forward(name, self.norm(f"{name}.ffn_norm", stream, epsilon))
-        if after:
+        if self.architecture.norms_after:
             fed = self.norm(f"{name}.post_ffw_norm", fed, epsilon)
-        return self.add("Add", [stream, fed], shape, name)
+        return self.add("Add", [stream, fed], (*self.dims, self.sizes.width), name)
 
     def attention(self, number: int, x: ir.Value) -> ir.Value:
         sizes, name = self.sizes, f"blk.{number}"

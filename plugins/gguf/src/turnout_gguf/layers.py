@@ -16,11 +16,12 @@ from turnout.graph import ir
 from turnout_gguf.reader import Tensor
 from turnout_gguf.weights import DENSE, Matrix, Weights
 
-__all__ = ["OPSETS", "Dims", "Layers", "graph_input"]
+__all__ = ["NEARER", "OPSETS", "Dims", "Layers", "graph_input"]
 
 OPSETS = {"": 24, "com.microsoft": 1}  # 24: TensorScatter, and Attention over a cache that is not full
 _MICROSOFT = "com.microsoft"
 _IR_VERSION = 11  # the first with operator sets so new
+ROUNDED, NEARER, EXACT = 4, 2, 0  # accuracy_level of MatMulNBits: 8 bits, float16 or float32 will do for the activations
 
 Dims = Sequence[int | str]
 
@@ -35,7 +36,7 @@ class Layers:
     def __init__(self, weights: Weights, dims: Dims, *, exact: bool) -> None:
         self.weights = weights
         self.dims = tuple(dims)
-        self.level = 0 if exact else 4
+        self.level = EXACT if exact else ROUNDED
         self.nodes: list[ir.Node] = []
         self.sums: dict[tuple[ir.Value, int], ir.Value] = {}
 
