@@ -168,6 +168,20 @@ def printed(found: dict[Any, list[dict[str, float]]], markdown: bool) -> str:
 
 def header(asked: argparse.Namespace) -> str:
     """What was run, where and when."""
+    genai = " --genai FOLDER --python PYTHON" if asked.genai else ""
+    return (
+        f"# Text beside llama.cpp and onnxruntime-genai\n\n{machine()} Medians of {asked.rounds} rounds;\n"
+        f"onnxruntime-genai runs its builder's int4 (genai_folder.py), which damages the model: a peer in speed only.\n\n"
+        f"    {command(asked)}{genai} --rounds {asked.rounds} --write"
+    )
+
+
+def command(asked: argparse.Namespace) -> str:
+    return f"python tests/benchmarks/{Path(sys.argv[0]).name} {' '.join(Path(model).name for model in asked.models)}"
+
+
+def machine() -> str:
+    """Today, this machine and the engines, as a sentence."""
     from importlib.metadata import version
 
     import turnout
@@ -176,13 +190,9 @@ def header(asked: argparse.Namespace) -> str:
     engines = f"onnxruntime {version('onnxruntime')}, llama.cpp {devices['llamacpp'].properties.get('llama.cpp', '')}"
     flags = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
     vectors = "AVX-512 VNNI" if "avx512_vnni" in flags else "AVX2" if "avx2" in flags else "other vectors"
-    models = " ".join(Path(model).name for model in asked.models)
-    genai = " --genai FOLDER --python PYTHON" if asked.genai else ""
     return (
-        f"# Text beside llama.cpp and onnxruntime-genai\n\n{datetime.date.today()}, {devices['cpu'].description}, "
-        f"{os.cpu_count()} processors, {vectors}; load {os.getloadavg()[0]:.1f} at the end. {engines}. Medians of {asked.rounds} rounds;\n"
-        f"onnxruntime-genai runs its builder's int4 (genai_folder.py), which damages the model: a peer in speed only.\n\n"
-        f"    python tests/benchmarks/text.py {models}{genai} --rounds {asked.rounds} --write"
+        f"{datetime.date.today()}, {devices['cpu'].description}, {os.cpu_count()} processors, {vectors}; "
+        f"load {os.getloadavg()[0]:.1f} at the end. {engines}."
     )
 
 
