@@ -2,12 +2,13 @@
 
     uv run python tests/benchmarks/quality.py --genai PYTHON
 
-For each type: perplexity of a paragraph in float32 on the dequantised weights (the oracle: NumPy, with the gguf package's dequantisation);
-then for turnout's exact path, its fast path, llama.cpp and onnxruntime-genai, the perplexity and on which share of the tokens the likeliest
-next token is the oracle's. llama.cpp, and its quantiser, come with the package cyllama in an environment of its own under .cache.
+For each type: perplexity of a paragraph in float64 on the dequantised weights (the oracle: NumPy, with the gguf package's dequantisation);
+then for torch in float32 (transformers, on the weights that it dequantises itself), turnout's exact path, its fast path, llama.cpp and
+onnxruntime-genai, the perplexity and on which share of the tokens the likeliest next token is the oracle's; "nats" is the mean divergence
+from the oracle. llama.cpp, and its quantiser, come with the package cyllama in an environment of its own under .cache.
 onnxruntime-genai cannot read a GGUF: its builder quantises the dequantised weights anew, to int4, by its defaults. PYTHON is one that
-has what genai_folder.py names; without --genai that column is left out. The table is printed, and with all types written to
-tests/benchmarks/results/quality.md with the date and this command.
+has what genai_folder.py names; without --genai torch and onnxruntime-genai are left out. The table is printed, and with all types
+written to tests/benchmarks/results/quality.md with the date and this command.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ LLAMA = "cyllama==0.2.18"
 # llama.cpp's file types by number (enum llama_ftype in llama.h); Q4_1 is the file itself
 TYPES = {"Q4_1": 3, "F32": 0, "F16": 1, "BF16": 32, "Q8_0": 7, "Q4_0": 2, "Q5_0": 8, "Q5_1": 9, "Q2_K": 10, "Q3_K_M": 12, "Q4_K_M": 15}
 TYPES |= {"Q5_K_M": 17, "Q6_K": 18, "IQ4_NL": 25, "IQ4_XS": 30, "TQ1_0": 36, "TQ2_0": 37}
-TITLE = ("type", "MB", "oracle", "exact", "agrees", "fast", "agrees", "llama.cpp", "agrees", "genai int4", "agrees")
+NEAR = ("torch", "exact")  # within rounding of the oracle: the difference itself is more telling than its share
+SHOWN = {"torch": "torch fp32", "exact": "exact", "fast": "fast", "llama.cpp": "llama.cpp", "genai": "genai int4"}
 
 
 # in llama.cpp's environment ---------------------------------------------------------------------------------------------
@@ -77,6 +79,18 @@ def genai_logits(path: str, ids: Sequence[int], target: str) -> None:
         np.save(target, generator.get_output("logits")[0].astype(np.float32))
 
 
+def torch_logits(path: str, ids: Sequence[int], target: str) -> None:
+    """In the same environment: float32 on the weights as transformers dequantises them."""
+    import numpy as np
+    import torch
+    import transformers
+
+    kind = {"pretrained_model_name_or_path": str(Path(path).parent), "gguf_file": Path(path).name}
+    model = transformers.AutoModelForCausalLM.from_pretrained(**kind, dtype=torch.float32)
+    with torch.no_grad():
+        np.save(target, model(torch.tensor([list(ids)])).logits[0].numpy())
+
+
 def in_llamas_environment(task: Sequence[str]) -> int:
     from cyllama.llama import llama_cpp
 
@@ -118,25 +132,43 @@ def rows(kinds: Sequence[str], folder: Path, genai: str | None) -> Iterator[tupl
         if kind != "Q4_1":
             path = folder / f"{kind}.gguf"
             llama("quantise", original, path, TYPES[kind])
-        oracle = Oracle(read(path), np.float32).logits(ids)
-        llama("logits", path, ",".join(map(str, ids)), folder / "logits.npy")
-        found = {"llama.cpp": np.load(folder / "logits.npy")}
-        if genai is not None:
-            run = [genai, __file__, "--genai-logits", str(path), ",".join(map(str, ids)), str(folder / "genai.npy")]
+        oracle = Oracle(read(path), np.float64).logits(ids)
+        text = ",".join(map(str, ids))
+        llama("logits", path, text, folder / "llama.cpp.npy")
+        peers = ["llama.cpp"]
+        for peer in ("torch", "genai") if genai else ():
+            run = [str(genai), __file__, f"--{peer}-logits", str(path), text, str(folder / f"{peer}.npy")]
             subprocess.run(run, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            found["genai"] = np.load(folder / "genai.npy")
+            peers.append(peer)
+        found = {peer: np.load(folder / f"{peer}.npy") for peer in peers}
         for accuracy in ("exact", "fast"):
             with load(path, accuracy=accuracy) as model:
                 found[accuracy] = logits_of(model, ids)
         wanted = perplexity(oracle, ids)
         cells = [kind, f"{path.stat().st_size / 1e6:.0f}", f"{wanted:.3f}"]
-        for who in ("exact", "fast", "llama.cpp", *(["genai"] if genai is not None else [])):
-            lost = perplexity(found[who], ids) - wanted
-            cells.append(f"{lost:+.4f}" if who == "exact" and wanted < 1000 else f"{lost / wanted:+.3%}")
-            cells.append(f"{(found[who].argmax(-1) == oracle.argmax(-1)).mean():.3f}")
+        for who in SHOWN:
+            if who in found:
+                lost = perplexity(found[who], ids) - wanted
+                cells.append(f"{lost:+.4f}" if who in NEAR and wanted < 1000 else f"{lost / wanted:+.3%}")
+                cells.append(f"{(found[who].argmax(-1) == oracle.argmax(-1)).mean():.3f}")
+                cells += [] if who in NEAR else [f"{divergence(oracle, found[who]):.5f}"]
         yield tuple(cells)
         if path != original:
             path.unlink()
+
+
+def divergence(wanted: Any, found: Any) -> float:
+    """Nats by which the distributions of logits are apart, Kullback-Leibler, mean over tokens."""
+    import numpy as np
+
+    p, q = (x - x.max(-1, keepdims=True) for x in (wanted.astype(np.float64), found.astype(np.float64)))
+    p, q = (x - np.log(np.exp(x).sum(-1, keepdims=True)) for x in (p, q))
+    return float((np.exp(p) * (p - q)).sum(-1).mean())
+
+
+def titles(genai: str | None) -> list[str]:
+    shown = [who for who in SHOWN if genai or who not in ("torch", "genai")]
+    return ["type", "MB", "oracle", *(cell for who in shown for cell in (SHOWN[who], "agrees", *(() if who in NEAR else ("nats",))))]
 
 
 def line(cells: Sequence[str]) -> str:
@@ -148,16 +180,17 @@ def main() -> int:
     parser.add_argument("--types", nargs="*", default=list(TYPES), choices=list(TYPES))
     parser.add_argument("--genai", metavar="PYTHON", help="a Python with torch, transformers, accelerate, gguf and onnxruntime-genai")
     parser.add_argument("--llama", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-    parser.add_argument("--genai-logits", nargs=3, help=argparse.SUPPRESS)
+    for peer in ("torch", "genai"):
+        parser.add_argument(f"--{peer}-logits", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.llama:
         return in_llamas_environment(given.llama)
-    if given.genai_logits:
-        path, ids, target = given.genai_logits
-        genai_logits(path, [int(one) for one in ids.split(",")], target)
-        return 0
+    for task, logits in ((given.torch_logits, torch_logits), (given.genai_logits, genai_logits)):
+        if task:
+            logits(task[0], [int(one) for one in task[1].split(",")], task[2])
+            return 0
     sys.path[:0] = [str(ROOT / "tests" / "gguf"), str(ROOT / "tests" / "models")]
-    title = TITLE if given.genai else TITLE[:-2]
+    title = titles(given.genai)
     lines = [line(title), "|" + "|".join(["--:"] * len(title)) + "|"]
     print("\n".join(lines), flush=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -169,9 +202,10 @@ def main() -> int:
     how = " --genai PYTHON" if given.genai else ""
     said = f"{datetime.date.today()}, `uv run python tests/benchmarks/quality.py{how}`, onnxruntime {onnxruntime.__version__}, {LLAMA}."
     about = (
-        "Perplexity of the oracle, what the others have more or less of it, and how often they agree on the likeliest token. "
-        "TQ1_0 and TQ2_0 are made for models that were trained with three values a weight; of this one they leave nothing, so that in "
-        "their rows the least rounding turns everything, and the 2 % that the fast path is held to mean nothing."
+        "Perplexity of the oracle (float64), what the others have more or less of it, how often they agree on the likeliest token, and "
+        "the mean divergence from the oracle in nats. TQ1_0 and TQ2_0 are made for models that were trained with three values a weight; "
+        "of this one they leave nothing, so that in their rows the least rounding turns everything, and the 2 % that the fast path is "
+        "held to mean nothing."
     )
     if set(given.types) == set(TYPES):
         target = ROOT / "tests" / "benchmarks" / "results" / "quality.md"
