@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -284,6 +285,21 @@ def test_nothing_that_was_turned_one_way_meets_what_is_turned_the_other(
     assert session.runs == [(0, 4), (4, 3), (0, 9), (9, 4), (13, 3), (12, 1)]
     writer.logits([1] * 14)
     assert made[-1].runs == [(0, 9), (9, 4), (13, 1)]
+
+
+@pytest.mark.parametrize(("says", "runs"), [(None, [(0, 9), (9, 4)]), (0, [(0, 4), (4, 4), (8, 4), (12, 1)])])
+def test_a_session_that_does_not_say_where_positions_turn_otherwise_goes_by_the_metadata(
+    small: turnout.Model, says: int | None, runs: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("turnout_text.writer._CHUNK", 4)
+    made = type("Whole", (), {**vars(Scripted), **({} if says is None else {"switch": says})})([97])
+    found: list[tuple[int, int]] = []
+    feed = made.feed
+    made.feed = lambda tokens, wanted: (found.append((made.length, len(tokens))), feed(tokens, wanted))[1]
+    metadata = {**small.origin.metadata, "original_context_length": 8}
+    writer = Writer(dataclasses.replace(small.origin, metadata=metadata), lambda: made)
+    assert writer.generate("x" * 12, raw=True, max_tokens=1).result.prompt_tokens == 13
+    assert found == runs
 
 
 def test_the_context_is_a_limit(small: turnout.Model) -> None:

@@ -33,7 +33,7 @@ class Session(abc.ABC):
     """Tokens that it holds."""
     switch: int = 0
     """Above 0: a run that ends beyond so many tokens turns positions in another way than one that does not (LongRoPE), so that what it
-    holds of the one is no good to the other. A session need not have this attribute."""
+    holds of the one is no good to the other. For a session without this attribute the file's metadata say it."""
 
     @abc.abstractmethod
     def feed(self, tokens: Sequence[int], wanted: Sequence[int]) -> NDArray[np.float32]:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from turnout.errors import Closed, InvalidInput, NotGenerative
-from turnout_text.caches import context_of
+from turnout_text.caches import context_of, switch_of
 from turnout_text.chat import Chat
 from turnout_text.embedding import embed, embeds
 from turnout_text.language import Language, Pieces, language_of
@@ -51,6 +51,8 @@ class _Held:
 
     session: Session
     tokens: list[int] = field(default_factory=list)
+    told: int = 0
+    """The switch by the file's metadata, for a session that does not say."""
 
     def common(self, tokens: Sequence[int]) -> int:
         """How many tokens at the beginning are the same."""
@@ -67,8 +69,8 @@ class _Held:
 
     @property
     def switch(self) -> int:
-        """The session's, 0 where it has none."""
-        return getattr(self.session, "switch", 0)
+        """Tokens beyond which positions are turned in another way, 0 for most models."""
+        return getattr(self.session, "switch", self.told)
 
     def portions(self, tokens: Sequence[int]) -> list[Sequence[int]]:
         """What follows the tokens that it holds, as it is computed: a first portion goes beyond the switch if all of them together do."""
@@ -111,8 +113,9 @@ class _Held:
 class _Pool:
     """A model's sessions: those at work belong to whoever took them, the others wait."""
 
-    def __init__(self, make: NewSession) -> None:
+    def __init__(self, make: NewSession, switch: int) -> None:
         self._make = make
+        self._switch = switch
         self._lock = threading.Lock()
         self._idle: list[_Held] = []
         self._closed = False
@@ -128,7 +131,7 @@ class _Pool:
         """A session that holds nothing."""
         if self._closed:
             raise Closed("the model was closed", hint="load it again, or generate before close()")
-        return _Held(self._make())
+        return _Held(self._make(), told=self._switch)
 
     def take(self, tokens: Sequence[int]) -> _Held:
         """The waiting session with the longest common beginning, or a new one where none has any and another may come back for its own."""
@@ -161,7 +164,7 @@ class Writer:
     def __init__(self, origin: Origin, sessions: NewSession | None, model: Callable[[], Model | None] = lambda: None) -> None:
         self._origin = origin
         self._model = model  # weak, for the model holds its writer
-        self._pool = None if sessions is None else _Pool(sessions)
+        self._pool = None if sessions is None else _Pool(sessions, switch_of(origin))
         self._making = threading.Lock()
 
     @property
