@@ -5,9 +5,9 @@
 Every weight but an embedding's other rows is read once for a token, so that bytes over bandwidth is the least time it can take. Bandwidth
 is measured beside it: a dot product of 256 MB with themselves, by OpenBLAS, on as many threads. The first table has that limit for the
 bytes of the file, which llama.cpp reads, and for those that turnout's operators take, with the milliseconds that each engine takes
-(`text.py`'s decode, medians of the rounds) and which share of them the limit is. The second splits turnout's token by operator, as ONNX
-Runtime's profiler tells it; the last column is what is left of such a token: the profiler itself, a few microseconds a node, the calls, and
-choosing the token. With --write both go to tests/benchmarks/results/text_profile.md.
+(`text.py`'s decode, medians of the rounds) and which share of them the limit is. The second splits the time of turnout's kernels in a token
+by operator, as ONNX Runtime's profiler tells it: shares, since the profiler itself takes a few microseconds a node. With --write both go
+to tests/benchmarks/results/text_profile.md.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -60,17 +59,15 @@ def bytes_of_operators(model: str) -> int:
 
 
 def operators(model: str, threads: int) -> dict[str, float]:
-    """Milliseconds a token by operator, and those "outside" of them."""
+    """By operator, its share of the time of all kernels in a token, the largest first."""
     with tempfile.TemporaryDirectory() as folder:
         run = [sys.executable, __file__, model, "--profile", folder, "--threads", str(threads)]
-        ran = subprocess.run(run, capture_output=True, text=True, check=True)
-        whole = float(ran.stdout.splitlines()[-1])
+        subprocess.run(run, check=True)
         spent: Counter[str] = Counter()
         for file in Path(folder).glob("*.json"):
             for event in _last_runs(json.loads(file.read_text(encoding="utf-8")), DECODE):
                 spent[event["args"]["op_name"]] += event["dur"]
-    found = {name: microseconds / DECODE / 1000 for name, microseconds in spent.most_common()}
-    return {**found, "outside": whole - sum(found.values())}
+    return {name: microseconds / spent.total() for name, microseconds in spent.most_common()}
 
 
 def _last_runs(events: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
@@ -79,8 +76,8 @@ def _last_runs(events: list[dict[str, Any]], count: int) -> list[dict[str, Any]]
     return [event for event in events if event["name"].endswith("_kernel_time") and event["ts"] >= starts[-count]]
 
 
-def profiled(model: str, threads: int, folder: str) -> float:
-    """Decodes with ONNX Runtime's profiler, which leaves its files in the folder; milliseconds a token."""
+def profiled(model: str, threads: int, folder: str) -> None:
+    """Decodes with ONNX Runtime's profiler, which leaves its files in the folder."""
     import turnout
     import turnout_cpu.provider as cpu
 
@@ -95,8 +92,7 @@ def profiled(model: str, threads: int, folder: str) -> float:
     options = {"cpu": {"threads": threads}, "gguf": {"keep": False}}  # what is kept belongs to sessions as they are
     with turnout.load(model, device="cpu", options=options) as llm:
         tokens = llm.tokenize(TEXT * 4, ends=False)[:PROMPT]
-        times = [time.perf_counter() for _ in llm.generate(llm.detokenize(tokens), raw=True, max_tokens=DECODE + 1)]
-    return (times[-1] - times[0]) / (len(times) - 1) * 1000
+        list(llm.generate(llm.detokenize(tokens), raw=True, max_tokens=DECODE + 1))
 
 
 def limits(models: list[str], threads: list[int], rounds: int) -> list[list[str]]:
@@ -132,20 +128,18 @@ def main() -> None:
     parser.add_argument("--profile", metavar="FOLDER", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.profile:
-        print(profiled(asked.models[0], asked.threads[0], asked.profile))
+        profiled(asked.models[0], asked.threads[0], asked.profile)
         return
     one = ("MB", "least ms", "ms", "of the limit")
     heads = ("model", "threads", "GB/s", *(f"turnout: {name}" for name in one), *(f"llama.cpp: {name}" for name in one))
     said = [markdown(heads, limits(asked.models, asked.threads, asked.rounds))]
     spent = {(model, count): operators(model, count) for model in asked.models for count in asked.threads}
-    names = list(dict.fromkeys(name for found in spent.values() for name in found if name != "outside" and found[name] >= 0.05))
+    names = list(dict.fromkeys(name for found in spent.values() for name, share in found.items() if share >= 0.01))
     rows = []
     for (model, count), found in spent.items():
-        rest = sum(time for name, time in found.items() if name not in (*names, "outside"))
-        rows.append(
-            [Path(model).stem, str(count), *(f"{found.get(name, 0):.2f}" for name in names), f"{rest:.2f}", f"{found['outside']:.2f}"]
-        )
-    said.append(markdown(("model", "threads", *(f"{name}, ms" for name in names), "others, ms", "profiler and calls, ms"), rows))
+        shares = [*(found.get(name, 0) for name in names), sum(share for name, share in found.items() if name not in names)]
+        rows.append([Path(model).stem, str(count), *(f"{share:.0%}" for share in shares)])
+    said.append(markdown(("model", "threads", *names, "others"), rows))
     print("\n\n".join(said))
     if asked.write:
         report = Path(__file__).parent / "results" / "text_profile.md"
