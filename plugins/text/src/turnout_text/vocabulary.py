@@ -60,7 +60,10 @@ class _Keys:
         return self._metadata.get(f"tokenizer.ggml.{key}", default)
 
     def flag(self, key: str, default: bool) -> bool:
-        return bool(self.get(key, default))
+        found = self.get(key, default)
+        if not isinstance(found, int):
+            self.refuse(f"its {key} is {found!r:.40}, and yes or no is wanted")
+        return bool(found)
 
     def token(self, key: str, default: int | None = None) -> str | None:
         """The token that a key such as `bos_token_id` names; None where there is none."""
