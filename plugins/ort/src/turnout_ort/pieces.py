@@ -96,7 +96,12 @@ class Chain:
 
     def __init__(self, sessions: Sequence[Any]) -> None:
         self._sess = self
-        self._links = [_Link(session) for session in sessions]
+        self._links = links = [_Link(session) for session in sessions]
+        for at, link in enumerate(links):
+            for number, name in enumerate(link.outputs):
+                readers = [later for later in range(at + 1, len(links)) if name in links[later].inputs]
+                if readers:
+                    link.hands_on.append((number, name, readers))
 
     def run(self, names: Sequence[str], feed: Mapping[str, Any], options: Any) -> list[Any]:
         known = dict(feed)
@@ -131,6 +136,8 @@ class _Link:
         self.session = session
         self.inputs = [meta.name for meta in session.get_inputs()]
         self.outputs = [meta.name for meta in session.get_outputs()]
+        self.hands_on: list[tuple[int, str, list[int]]] = []
+        """Outputs that later sessions read: number, name, and the positions of those."""
 
 
 class _Binding:
@@ -141,12 +148,6 @@ class _Binding:
         self._parts = [_Part(link) for link in links]
         self._bound: dict[str, tuple[_Part, int]] = {}
         """The outputs that were bound, in order: where each is made, and its number there."""
-        for at, part in enumerate(self._parts):
-            part.hands_on = [
-                (number, name, readers)
-                for number, name in enumerate(part.link.outputs)
-                if (readers := [other.binding for other in self._parts[at + 1 :] if name in other.link.inputs])
-            ]
 
     def bind_ortvalue_input(self, name: str, value: Any) -> None:
         for part in self._parts:
@@ -169,7 +170,14 @@ class _Binding:
         for part in self._parts:
             part.link.session._sess.run_with_iobinding(part.binding, options)
             if not part.handed_on:
-                part.hand_on()
+                self._hand_on(part)
+
+    def _hand_on(self, part: _Part) -> None:
+        """Binds what a first run made to whoever reads it; from then on it is written there."""
+        part.handed_on, made = True, part.binding.get_outputs()
+        for number, name, readers in part.link.hands_on:
+            for reader in readers:
+                self._parts[reader].binding.bind_ortvalue_input(name, made[number])
 
     def get_outputs(self) -> _Made:
         return _Made(list(self._bound.values()))
@@ -182,17 +190,8 @@ class _Part:
         self.link = link
         self.handed_on = False
         self.binding = link.session.io_binding()._iobinding
-        self.hands_on: list[tuple[int, str, list[Any]]] = []
-        """Outputs that later sessions read: number, name, and the bindings of those."""
         for name in link.outputs:  # at once, so that their order is that of the names
             self.binding.bind_output(name, cpu_memory())
-
-    def hand_on(self) -> None:
-        """Binds what a first run made to whoever reads it; from then on it is written there."""
-        self.handed_on, made = True, self.binding.get_outputs()
-        for number, name, readers in self.hands_on:
-            for reader in readers:
-                reader.bind_ortvalue_input(name, made[number])
 
 
 class _Made:
