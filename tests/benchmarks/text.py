@@ -24,7 +24,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -162,8 +162,12 @@ def printed(found: dict[Any, list[dict[str, float]]], markdown: bool) -> str:
 
     rows = [row(key, found) for key in found]
     if markdown:
-        return "\n".join("| " + " | ".join(cells) + " |" for cells in [HEADS, ["---"] * len(HEADS), *rows])
+        return as_markdown(HEADS, rows)
     return table(rows, HEADS, right=(2, 4, 5, 6, 7, 8, 9))
+
+
+def as_markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [heads, ["---"] * len(heads), *rows])
 
 
 def header(asked: argparse.Namespace) -> str:

@@ -23,7 +23,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from text import TEXT, command, in_a_process, machine
+from text import TEXT, as_markdown, command, in_a_process, machine
 
 PROMPT, DECODE = 64, 64
 _PRODUCTS = ("MatMulNBits", "MatMul", "Gemm")
@@ -115,10 +115,6 @@ def limits(models: list[str], threads: list[int], rounds: int) -> list[list[str]
     return rows
 
 
-def markdown(heads: tuple[str, ...], rows: list[list[str]]) -> str:
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [heads, ["---"] * len(heads), *rows])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", metavar="MODEL.gguf")
@@ -132,14 +128,14 @@ def main() -> None:
         return
     one = ("MB", "least ms", "ms", "of the limit")
     heads = ("model", "threads", "GB/s", *(f"turnout: {name}" for name in one), *(f"llama.cpp: {name}" for name in one))
-    said = [markdown(heads, limits(asked.models, asked.threads, asked.rounds))]
+    said = [as_markdown(heads, limits(asked.models, asked.threads, asked.rounds))]
     spent = {(model, count): operators(model, count) for model in asked.models for count in asked.threads}
     names = list(dict.fromkeys(name for found in spent.values() for name, share in found.items() if share >= 0.01))
     rows = []
     for (model, count), found in spent.items():
         shares = [*(found.get(name, 0) for name in names), sum(share for name, share in found.items() if name not in names)]
         rows.append([Path(model).stem, str(count), *(f"{share:.0%}" for share in shares)])
-    said.append(markdown(("model", "threads", *names, "others"), rows))
+    said.append(as_markdown(("model", "threads", *names, "others"), rows))
     print("\n\n".join(said))
     if asked.write:
         report = Path(__file__).parent / "results" / "text_profile.md"
