@@ -337,16 +337,22 @@ def test_a_stream_that_nobody_reads_computes_nothing(small: turnout.Model) -> No
     assert not any(session.fed for session in made)
 
 
+class Slow(Scripted):
+    """Takes a moment for each of 400 tokens, and tells when it has begun."""
+
+    def __init__(self, started: threading.Event) -> None:
+        super().__init__([97] * 400 + [END])
+        self._started = started
+
+    def feed(self, tokens: Any, wanted: Any) -> Any:
+        self._started.set()
+        threading.Event().wait(0.005)
+        return super().feed(tokens, wanted)
+
+
 def test_another_thread_cancels(small: turnout.Model) -> None:
-    started, feed = threading.Event(), Scripted.feed
-
-    class Slow(Scripted):
-        def feed(self, tokens: Any, wanted: Any) -> Any:
-            started.set()
-            threading.Event().wait(0.005)
-            return feed(self, tokens, wanted)
-
-    writer = Writer(small.origin, lambda: Slow([97] * 400 + [END]))
+    started = threading.Event()
+    writer = Writer(small.origin, lambda: Slow(started))
     stream = writer.generate("x", raw=True)
     with ThreadPoolExecutor(1) as pool:
         reading = pool.submit(lambda: stream.result)
@@ -358,15 +364,8 @@ def test_another_thread_cancels(small: turnout.Model) -> None:
 
 
 def test_another_thread_cancels_an_answer_which_joins_as_far_as_it_came(small: turnout.Model) -> None:
-    started, feed = threading.Event(), Scripted.feed
-
-    class Slow(Scripted):
-        def feed(self, tokens: Any, wanted: Any) -> Any:
-            started.set()
-            threading.Event().wait(0.005)
-            return feed(self, tokens, wanted)
-
-    chat = Writer(small.origin, lambda: Slow([97] * 400 + [END])).chat()
+    started = threading.Event()
+    chat = Writer(small.origin, lambda: Slow(started)).chat()
     answer = chat.send("hello")
     with ThreadPoolExecutor(1) as pool:
         reading = pool.submit(lambda: "".join(answer))
