@@ -9,7 +9,7 @@ QUESTIONS = ("What is the capital of France?", "And of Italy?")
 
 def chat(model: str, device: str | list[str], tokens: int) -> None:
     """Two questions, the second of which needs the first."""
-    with turnout.load(model, device=device) as llm:
+    with turnout.load(model, device=device, accuracy="auto") as llm:
         talk = llm.chat(max_tokens=tokens)
         for question in QUESTIONS:
             print(f"  > {question}\n  ", end="")

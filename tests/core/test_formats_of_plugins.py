@@ -77,7 +77,7 @@ def test_options_and_accuracy_that_nobody_knows(boxed: Boxed) -> None:
     with pytest.raises(InvalidInput, match="'box'") as unknown:
         turnout.load(b"BOX", options={"box": {}})
     assert "boxed" in unknown.value.hint
-    with pytest.raises(InvalidInput, match="neither 'fast' nor 'exact'"):
+    with pytest.raises(InvalidInput, match="'precise' is none of 'fast', 'near', 'exact', 'auto'"):
         turnout.load(b"BOX", accuracy="precise")  # type: ignore[arg-type]
 
 

@@ -23,15 +23,19 @@ ORT = tuple(int(part) for part in version("onnxruntime").split(".")[:2])
 IDS = np.random.default_rng(0).integers(0, gguf_decoders.VOCABULARY, (2, 13))
 
 
-def check(file: bytes, *, exact: bool = True, bound: float = 2e-5) -> None:
-    """Logits differ from the oracle's by no more than `bound` of the largest."""
-    model = load(file, accuracy="exact" if exact else "fast")
+def error(file: bytes, accuracy: str) -> float:
+    """What logits differ from the oracle's by at most, as a share of the largest."""
+    model = load(file, accuracy=accuracy)
     logits = np.stack([logits_of(model, row) for row in IDS])
     wanted = np.stack([Oracle(read(file)).logits(row) for row in IDS])
     assert logits.dtype == np.float32
     assert logits.shape == wanted.shape
     assert np.abs(wanted).max() > 0.1
-    assert np.abs(logits - wanted).max() < bound * np.abs(wanted).max()
+    return float(np.abs(logits - wanted).max() / np.abs(wanted).max())
+
+
+def check(file: bytes) -> None:
+    assert error(file, "exact") < 2e-5
 
 
 @pytest.mark.parametrize("kind", [*DENSE, *QUANTISED])
@@ -42,9 +46,21 @@ def test_every_type_of_weights(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q6_K"])
 def test_with_rounded_activations_the_logits_stay_near(kind: str) -> None:
     file = gguf_decoders.decoder(kind=kind)
-    check(file, exact=False, bound=0.1)
-    with pytest.raises(AssertionError):  # the option does something
-        check(file, exact=False, bound=1e-6)
+    fast, near, exact = (error(file, accuracy) for accuracy in ("fast", "near", "exact"))
+    assert fast < 0.1
+    assert exact < near < fast / 2
+    assert near < 1e-3
+
+
+def test_small_models_are_computed_near_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    def levels(accuracy: str) -> set[int]:
+        graph = GgufFormat().open(gguf_decoders.decoder(kind="Q4_0"), accuracy=accuracy).model().graph
+        return {node.attributes["accuracy_level"].value for node in graph if node.op_type == "MatMulNBits"}
+
+    assert levels("auto") == levels("near") == {2}
+    monkeypatch.setattr("turnout_gguf.format._SMALL", 1000)
+    assert levels("auto") == levels("fast") == {4, 2}
+    assert levels("exact") == {0}
 
 
 CASES: dict[str, dict[str, Any]] = {

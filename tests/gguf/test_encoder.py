@@ -55,7 +55,7 @@ def oracle(safetensors: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
     return lambda texts: model.run(**sentence_encoder.tokenize(texts, tokenizer))["sentence"]
 
 
-@pytest.mark.parametrize("accuracy", ["exact", "fast"])
+@pytest.mark.parametrize("accuracy", ["exact", "near", "fast"])
 def test_float32_is_what_the_package_says(files: Callable[..., Path], oracle: Any, accuracy: str) -> None:
     texts = TEXTS[:3]
     with turnout.load(files("F32"), device="cpu", accuracy=accuracy) as model:

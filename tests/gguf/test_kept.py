@@ -50,7 +50,7 @@ def in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("device", ["cpu", None, ["cpu", "reference"]])
-@pytest.mark.parametrize("accuracy", ["fast", "exact"])
+@pytest.mark.parametrize("accuracy", ["fast", "near", "exact", "auto"])
 def test_the_second_load_is_the_first_one(file: Path, load: Callable[..., Any], device: Any, accuracy: str) -> None:
     first, was_kept = load(file, device=device, accuracy=accuracy)
     second, is_kept = load(file, device=device, accuracy=accuracy)

@@ -57,11 +57,12 @@ def test_the_example_of_the_docs(smollm2: Path, monkeypatch: pytest.MonkeyPatch,
 
 
 def test_generate_on_the_command_line(smollm2: Path, command: Callable[..., Result]) -> None:
-    ran = command("generate", str(smollm2), QUESTION, "-d", "cpu", "-n", "2", "--accuracy", "exact")
+    """A small model is computed near to exact without being asked to; 8 bits for its activations would begin with another word."""
+    ran = command("generate", str(smollm2), QUESTION, "-d", "cpu")
     assert ran.exit_code == 0
-    assert ran.stdout == "The capital\n"
+    assert ran.stdout == "The capital of France is Paris.\n"
     assert "prompt: 37 tokens" in ran.stderr
-    assert "answer: 2 tokens" in ran.stderr
+    assert "answer: 8 tokens" in ran.stderr
     ran = command("generate", str(smollm2), "The capital of France is", "-d", "cpu", "-n", "1", "--raw", "--json")
     told = json.loads(ran.stdout)
     assert (told["text"], told["generated_tokens"], told["finish_reason"]) == (" Paris", 1, "length")

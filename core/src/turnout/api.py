@@ -6,7 +6,7 @@ import logging
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from turnout import plugins
 from turnout.device import Device
@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from turnout.plan import NotUsed, Partition, Plan
     from turnout.whole import Route
 
-__all__ = ["devices", "load"]
+__all__ = ["Accuracy", "devices", "load"]
+
+Accuracy = Literal["fast", "near", "exact", "auto"]
+"""What `load` may be asked for, where a model leaves open how exactly it is computed."""
 
 log = logging.getLogger("turnout")
 
@@ -37,7 +40,7 @@ def load(
     model: Any,
     *,
     device: str | Sequence[str] | None = None,
-    accuracy: Literal["fast", "exact"] = "fast",
+    accuracy: Accuracy = "fast",
     options: Mapping[str, Any] | None = None,
 ) -> Model:
     """Reads, plans and compiles a model.
@@ -46,7 +49,8 @@ def load(
     device: None lets turnout choose, best first, with the reference provider as the last resort. A name ("cuda", "cuda:1") is a
         demand: every node runs there, or NoProvider. A list is a permission: these devices, in this order, and no other.
     accuracy: what a format may do where the file leaves it open, as GGUF does: "fast" lets products round their activations to 8 bits,
-        "exact" computes in float32 throughout. An ONNX file says itself what it computes.
+        "near" to what float16 holds, and "exact" computes in float32 throughout; "auto" is "near" for a small model, else "fast". An
+        ONNX file says itself what it computes.
     options: a section per provider or format, checked by its owner: `{"cpu": {"threads": 2}}`.
 
     Raises UnknownFormat and InvalidModel for what is no model, NoSuchDevice and NoProvider for what cannot be had, CompileError where
@@ -56,8 +60,9 @@ def load(
     from turnout.formats import open_source
     from turnout.kept import kept_for
 
-    if accuracy not in ("fast", "exact"):
-        raise InvalidInput(f"accuracy={accuracy!r} is neither 'fast' nor 'exact'", hint="'fast' is the default")
+    if accuracy not in get_args(Accuracy):
+        known = ", ".join(repr(one) for one in get_args(Accuracy))
+        raise InvalidInput(f"accuracy={accuracy!r} is none of {known}", hint="'fast' is the default")
     candidates, not_used = _candidates(device)
     checked = _options(options or {})
     source = open_source(model, accuracy=accuracy, options=checked)

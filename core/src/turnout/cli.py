@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -20,6 +20,7 @@ from turnout.errors import TurnoutError
 from turnout.table import table
 
 if TYPE_CHECKING:
+    from turnout.api import Accuracy
     from turnout.model import Model
 
 __all__ = ["cli", "common", "device_option", "load_model", "main", "print_json"]
@@ -225,7 +226,7 @@ def _log_now_and_then(seconds: float = 10.0) -> Callable[[str], None]:
     return tell
 
 
-def load_model(model: str, device: Sequence[str], accuracy: Literal["fast", "exact"] = "fast") -> Model:
+def load_model(model: str, device: Sequence[str], accuracy: Accuracy = "fast") -> Model:
     """`turnout.load` with a bar on stderr, for what --device was given."""
     import turnout
 

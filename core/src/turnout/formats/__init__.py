@@ -88,7 +88,8 @@ class Format(abc.ABC):
     def open(self, file: Path | bytes, *, accuracy: str = "fast", options: Any = None) -> Source:
         """Opens a file or folder that was accepted. Raises InvalidModel.
 
-        accuracy: "exact" asks for arithmetic in float32 throughout where the file leaves that open; "fast" leaves it to the format.
+        accuracy: of arithmetic that the file leaves open. "exact" asks for float32 throughout, "near" allows products
+            float16 for their activations, and "fast" 8 bits; "auto" is the most exact of these that is quick with this model.
         options: an instance of `Options`, None where the format has none.
         """
 

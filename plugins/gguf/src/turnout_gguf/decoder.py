@@ -22,7 +22,7 @@ import numpy as np
 
 from turnout.graph import declare_alias, ir
 from turnout_gguf.architectures import ARCHITECTURES, Keys, known, sizes_of
-from turnout_gguf.layers import NEARER, Layers, graph_input
+from turnout_gguf.layers import LEVELS, Layers, graph_input
 from turnout_gguf.reader import Gguf
 from turnout_gguf.rotary import Rotary, local_rotary, rotary
 from turnout_gguf.weights import Weights
@@ -30,17 +30,17 @@ from turnout_gguf.weights import Weights
 __all__ = ["decoder"]
 
 
-def decoder(file: Gguf, weights: Weights, *, exact: bool, batch: int | None = 1) -> ir.Model:
+def decoder(file: Gguf, weights: Weights, accuracy: str, *, batch: int | None = 1) -> ir.Model:
     """The graph of a file. Raises InvalidModel.
 
-    exact: products compute in float32 throughout. batch: None for any number of rows.
+    accuracy: of its products, one of LEVELS. batch: None for any number of rows.
     """
-    return _Decoder(file, weights, exact, "batch" if batch is None else batch).build()
+    return _Decoder(file, weights, accuracy, "batch" if batch is None else batch).build()
 
 
 class _Decoder(Layers):
-    def __init__(self, file: Gguf, weights: Weights, exact: bool, batch: int | str) -> None:
-        super().__init__(weights, (batch, "tokens"), exact=exact)
+    def __init__(self, file: Gguf, weights: Weights, accuracy: str, batch: int | str) -> None:
+        super().__init__(weights, (batch, "tokens"), accuracy)
         name = known(file.metadata, file.name)
         self.architecture = ARCHITECTURES[name]
         self.sizes = sizes_of(file, name)
@@ -112,7 +112,7 @@ class _Decoder(Layers):
         No later block evens out what is lost from here on, and the rows are few: products are more exact.
         """
         self.dims = (self.batch, "wanted")
-        self.level = min(self.level, NEARER)
+        self.level = min(self.level, LEVELS["near"])
         return self.add("Gather", [stream, wanted], (*self.dims, self.sizes.width), "wanted", axis=1)
 
     def fed(self, number: int, stream: ir.Value) -> ir.Value:

@@ -24,14 +24,14 @@ _HIDDEN, _MEAN, _FIRST, _LAST = 0, 1, 2, 3  # pooling_type
 _INT64, _FLOAT, _BOOL = ir.DataType.INT64, ir.DataType.FLOAT, ir.DataType.BOOL
 
 
-def encoder(file: Gguf, weights: Weights, *, exact: bool) -> ir.Model:
-    """The graph of a file. Raises InvalidModel. exact: products compute in float32 throughout."""
-    return _Encoder(file, weights, exact).build()
+def encoder(file: Gguf, weights: Weights, accuracy: str) -> ir.Model:
+    """The graph of a file. Raises InvalidModel. accuracy: of its products, one of LEVELS."""
+    return _Encoder(file, weights, accuracy).build()
 
 
 class _Encoder(Layers):
-    def __init__(self, file: Gguf, weights: Weights, exact: bool) -> None:
-        super().__init__(weights, ("batch", "tokens"), exact=exact)
+    def __init__(self, file: Gguf, weights: Weights, accuracy: str) -> None:
+        super().__init__(weights, ("batch", "tokens"), accuracy)
         keys = self.keys = Keys(file, "bert")
         if file.metadata.get("bert.attention.causal", False) is not False:
             keys.refuse("its attention is causal, which an encoder's is not", "use another model of this family")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from turnout_gguf.store import Store
 
 __all__ = ["GgufFormat", "GgufSource", "Options"]
+
+_SMALL = 500_000_000  # weights: one processor makes ten tokens a second of as many, near to exact
 
 
 class Options(BaseModel):
@@ -40,7 +43,7 @@ class GgufFormat(Format):
         return head.startswith(b"GGUF") or name.lower().endswith(".gguf")
 
     def open(self, file: Path | bytes, *, accuracy: str = "fast", options: Any = None) -> GgufSource:
-        return GgufSource(file, exact=accuracy == "exact", options=options)
+        return GgufSource(file, accuracy=accuracy, options=options)
 
 
 class _Metadata(Mapping[str, Any]):
@@ -64,10 +67,10 @@ class GgufSource(Source):
 
     format = "gguf"
 
-    def __init__(self, file: Path | bytes, *, exact: bool = False, options: Options | None = None) -> None:
+    def __init__(self, file: Path | bytes, *, accuracy: str = "fast", options: Options | None = None) -> None:
         self._map = opened(file)  # at once: the metadata that are read later are those of the file that was opened
         self.path = file if isinstance(file, Path) else None
-        self._exact = exact
+        self._accuracy = accuracy
         self._options = options or Options()
         self.name = file.name if isinstance(file, Path) else "<bytes>"
 
@@ -93,11 +96,14 @@ class GgufSource(Source):
         from turnout_gguf.decoder import decoder
         from turnout_gguf.weights import Weights
 
+        weights, accuracy = Weights(self.contents, self._store()), self._accuracy
+        if accuracy == "auto":
+            accuracy = "near" if sum(math.prod(one.shape) for one in self.contents.tensors.values()) <= _SMALL else "fast"
         if known(self.contents.metadata, self.name) in ENCODERS:
             from turnout_gguf.encoder import encoder
 
-            return encoder(self.contents, Weights(self.contents, self._store()), exact=self._exact)
-        return decoder(self.contents, Weights(self.contents, self._store()), exact=self._exact, batch=self._options.batch)
+            return encoder(self.contents, weights, accuracy)
+        return decoder(self.contents, weights, accuracy, batch=self._options.batch)
 
     def _store(self) -> Store | None:
         """Where repacked weights are kept; None for a model that is no file."""

@@ -16,12 +16,12 @@ from turnout.graph import ir
 from turnout_gguf.reader import Tensor
 from turnout_gguf.weights import DENSE, Matrix, Weights
 
-__all__ = ["NEARER", "OPSETS", "Dims", "Layers", "graph_input"]
+__all__ = ["LEVELS", "OPSETS", "Dims", "Layers", "graph_input"]
 
 OPSETS = {"": 24, "com.microsoft": 1}  # 24: TensorScatter, and Attention over a cache that is not full
 _MICROSOFT = "com.microsoft"
 _IR_VERSION = 11  # the first with operator sets so new
-ROUNDED, NEARER, EXACT = 4, 2, 0  # accuracy_level of MatMulNBits: 8 bits, float16 or float32 will do for the activations
+LEVELS = {"fast": 4, "near": 2, "exact": 0}  # accuracy_level of MatMulNBits: 8 bits, float16 or float32 will do for the activations
 
 Dims = Sequence[int | str]
 
@@ -29,14 +29,14 @@ Dims = Sequence[int | str]
 class Layers:
     """Adds nodes in order. A method takes values and gives the value it adds last.
 
-    dims: of everything that is computed for each token, [batch, tokens]. exact: products compute in float32 throughout; else a runtime
-    may round the activations to 8 bits, which is several times quicker.
+    dims: of everything that is computed for each token, [batch, tokens]. accuracy: "exact" products compute in float32 throughout, for
+    "near" ones a runtime may have the activations in float16, and round them to 8 bits for "fast" ones, which is several times quicker.
     """
 
-    def __init__(self, weights: Weights, dims: Dims, *, exact: bool) -> None:
+    def __init__(self, weights: Weights, dims: Dims, accuracy: str) -> None:
         self.weights = weights
         self.dims = tuple(dims)
-        self.level = EXACT if exact else ROUNDED
+        self.level = LEVELS[accuracy]
         self.nodes: list[ir.Node] = []
         self.sums: dict[tuple[ir.Value, int], ir.Value] = {}
 

@@ -6,10 +6,11 @@ import contextlib
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 
+from turnout.api import Accuracy
 from turnout.cli import common, device_option, load_model, print_json
 
 if TYPE_CHECKING:
@@ -35,10 +36,10 @@ def _generation_options(function: F) -> F:
         click.option("--system", help="What the system says to the model first."),
         click.option(
             "--accuracy",
-            type=click.Choice(["fast", "exact"]),
-            default="fast",
+            type=click.Choice(get_args(Accuracy)),
+            default="auto",
             show_default=True,
-            help="exact: float32 throughout; fast: what the device does quickest.",
+            help="exact: float32 throughout; near: float16 for activations; fast: 8 bits for them; auto: near for small models, else fast.",
         ),
     ]
     decorated: Any = function
@@ -63,7 +64,7 @@ def generate(
     prompt: str,
     device: Sequence[str],
     system: str | None,
-    accuracy: Literal["fast", "exact"],
+    accuracy: Accuracy,
     raw: bool,
     as_json: bool,
     **options: Any,
@@ -157,7 +158,7 @@ def chat(
     model: str,
     device: Sequence[str],
     system: str | None,
-    accuracy: Literal["fast", "exact"],
+    accuracy: Accuracy,
     as_json: bool,
     **options: Any,
 ) -> None:
