@@ -3,7 +3,7 @@
     uv run python tests/benchmarks/quality.py --genai PYTHON
 
 For each type: perplexity of a paragraph in float64 on the dequantised weights (the oracle: NumPy, with the gguf package's dequantisation);
-then for torch in float32 (transformers, on the weights that it dequantises itself), turnout's exact path, its fast path, llama.cpp and
+then for torch in float32 (transformers, on the weights that it dequantises itself), turnout exact, near and fast, llama.cpp and
 onnxruntime-genai, the perplexity and on which share of the tokens the likeliest next token is the oracle's; "nats" is the mean divergence
 from the oracle. llama.cpp, and its quantiser, come with the package cyllama in an environment of its own under .cache.
 onnxruntime-genai cannot read a GGUF: its builder quantises the dequantised weights anew, to int4, by its defaults. PYTHON is one that
@@ -27,8 +27,8 @@ LLAMA = "cyllama==0.2.18"
 # llama.cpp's file types by number (enum llama_ftype in llama.h); Q4_1 is the file itself
 TYPES = {"Q4_1": 3, "F32": 0, "F16": 1, "BF16": 32, "Q8_0": 7, "Q4_0": 2, "Q5_0": 8, "Q5_1": 9, "Q2_K": 10, "Q3_K_M": 12, "Q4_K_M": 15}
 TYPES |= {"Q5_K_M": 17, "Q6_K": 18, "IQ4_NL": 25, "IQ4_XS": 30, "TQ1_0": 36, "TQ2_0": 37}
-NEAR = ("torch", "exact")  # within rounding of the oracle: the difference itself is more telling than its share
-SHOWN = {"torch": "torch fp32", "exact": "exact", "fast": "fast", "llama.cpp": "llama.cpp", "genai": "genai int4"}
+CLOSE = ("torch", "exact")  # within rounding of the oracle: the difference itself is more telling than its share
+SHOWN = {"torch": "torch fp32", "exact": "exact", "near": "near", "fast": "fast", "llama.cpp": "llama.cpp", "genai": "genai int4"}
 
 
 # in llama.cpp's environment ---------------------------------------------------------------------------------------------
@@ -141,7 +141,7 @@ def rows(kinds: Sequence[str], folder: Path, genai: str | None) -> Iterator[tupl
             subprocess.run(run, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             peers.append(peer)
         found = {peer: np.load(folder / f"{peer}.npy") for peer in peers}
-        for accuracy in ("exact", "fast"):
+        for accuracy in ("exact", "near", "fast"):
             with load(path, accuracy=accuracy) as model:
                 found[accuracy] = logits_of(model, ids)
         wanted = perplexity(oracle, ids)
@@ -149,9 +149,9 @@ def rows(kinds: Sequence[str], folder: Path, genai: str | None) -> Iterator[tupl
         for who in SHOWN:
             if who in found:
                 lost = perplexity(found[who], ids) - wanted
-                cells.append(f"{lost:+.4f}" if who in NEAR and wanted < 1000 else f"{lost / wanted:+.3%}")
+                cells.append(f"{lost:+.4f}" if who in CLOSE and wanted < 1000 else f"{lost / wanted:+.3%}")
                 cells.append(f"{(found[who].argmax(-1) == oracle.argmax(-1)).mean():.3f}")
-                cells += [] if who in NEAR else [f"{divergence(oracle, found[who]):.5f}"]
+                cells += [] if who in CLOSE else [f"{divergence(oracle, found[who]):.5f}"]
         yield tuple(cells)
         if path != original:
             path.unlink()
@@ -168,7 +168,7 @@ def divergence(wanted: Any, found: Any) -> float:
 
 def titles(genai: str | None) -> list[str]:
     shown = [who for who in SHOWN if genai or who not in ("torch", "genai")]
-    return ["type", "MB", "oracle", *(cell for who in shown for cell in (SHOWN[who], "agrees", *(() if who in NEAR else ("nats",))))]
+    return ["type", "MB", "oracle", *(cell for who in shown for cell in (SHOWN[who], "agrees", *(() if who in CLOSE else ("nats",))))]
 
 
 def line(cells: Sequence[str]) -> str:

@@ -6,6 +6,7 @@ Each engine runs in a process of its own, and the engines take turns, so that wh
 are medians over the rounds. Every case is measured on an idle machine and beside a process that keeps one processor busy.
 
 turnout     model.generate with device="cpu": tokenizer, cache, sampling and text included
+near        the same with accuracy="near"
 llama.cpp   llama_decode alone, on the same file (the sessions of turnout-llamacpp, which add an argmax)
 genai       onnxruntime-genai on the folder of --genai, by the Python of --python
 
@@ -18,13 +19,14 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import functools
 import json
 import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,14 +38,14 @@ TEXT = (
 )
 
 
-def measured_by_turnout(model: str, threads: int) -> dict[str, float]:
+def measured_by_turnout(model: str, threads: int, accuracy: str = "fast") -> dict[str, float]:
     import onnxruntime  # noqa: F401 - its import is not the load of a model
 
     import turnout
 
     turnout.devices()
     start = time.perf_counter()
-    with turnout.load(model, device="cpu", options={"cpu": {"threads": threads}}) as llm:
+    with turnout.load(model, device="cpu", accuracy=accuracy, options={"cpu": {"threads": threads}}) as llm:
         loaded = time.perf_counter()
         next(llm.generate("Hello", raw=True, max_tokens=2))
         first = time.perf_counter()
@@ -115,7 +117,12 @@ def measured_by_genai(folder: str, threads: int) -> dict[str, float]:
     return {"load": loaded - start, "first": first - loaded, "prompt": prompt, "decode": decode}
 
 
-ENGINES = {"turnout": measured_by_turnout, "llama.cpp": measured_by_llamacpp, "genai": measured_by_genai}
+ENGINES: dict[str, Callable[[str, int], dict[str, float]]] = {
+    "turnout": measured_by_turnout,
+    "near": functools.partial(measured_by_turnout, accuracy="near"),
+    "llama.cpp": measured_by_llamacpp,
+    "genai": measured_by_genai,
+}
 
 
 def in_a_process(python: str, engine: str, model: str, threads: int) -> dict[str, float]:
@@ -216,12 +223,13 @@ def main() -> None:
         figures = ENGINES[asked.worker](asked.models[0], asked.threads[0])
         print(json.dumps({**figures, "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000}))
         return
-    cases = [(engine, model, sys.executable) for model in asked.models for engine in ("turnout", "llama.cpp")]
+    cases = [(engine, model, sys.executable) for model in asked.models for engine in ("turnout", "near", "llama.cpp")]
     cases += [("genai", asked.genai, asked.python)] if asked.genai else []
     found: dict[Any, list[dict[str, float]]] = {}
     for model in asked.models:
         for threads in asked.threads:  # the first load of a file repacks its weights, and what a load came to is kept
-            in_a_process(sys.executable, "turnout", model, threads)
+            for engine in ("turnout", "near"):
+                in_a_process(sys.executable, engine, model, threads)
     for busy in (False, True):
         for number in range(asked.rounds):
             for threads in asked.threads:
