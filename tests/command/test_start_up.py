@@ -76,6 +76,15 @@ def test_a_closed_pipe_is_quiet(command: list[str], arguments: list[str]) -> Non
     assert done.returncode != 0
 
 
+@pytest.mark.skipif("not os.path.exists('/dev/full')", reason="Linux has a disk that is always full")
+@pytest.mark.parametrize("arguments", [["devices"], ["devices", "--json"], ["--help"]])
+def test_a_full_disk_is_told(command: list[str], arguments: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*command, *arguments], stdout=full, stderr=subprocess.PIPE, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "error: the output could not be written: No space left on device\nhint: make room there, or write elsewhere\n"
+
+
 @pytest.mark.skipif("os.name == 'nt'", reason="signals of POSIX")
 def test_control_c_is_quiet(command: list[str], scale: Path) -> None:
     arguments = ["bench", str(scale), "-d", "reference", "--seconds", "60", "-v"]

@@ -146,7 +146,7 @@ def with_other_keys(kind: str, architecture: str, draw: random.Random) -> bytes:
         "rope.freq_base",
         "attention.sliding_window",
         "pooling_type",
-        "rope.freq_base",
+        "rope.scaling.attn_factor",
         "rope.scaling.type",
         "rope.scaling.factor",
         "rope.dimension_count",

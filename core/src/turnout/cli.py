@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json as json_text
 import logging
 import os
@@ -31,6 +32,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 EXIT_INTERRUPTED = 130
 EXIT_CLOSED_PIPE = 141
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CODES: tuple[tuple[tuple[type[TurnoutError], ...], int], ...] = (
     ((errors.SelectionError, errors.Unavailable), 3),
     ((errors.ModelError, errors.CompileError, errors.NotGenerative), 4),
@@ -88,6 +90,15 @@ def _complain(error: Exception) -> int:
         if error.hint:
             click.echo(f"hint: {error.hint}", err=True)
         return next((code for kinds, code in _CODES if isinstance(error, kinds)), 1)
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        where = f" for {error.filename}" if error.filename else ""
+        click.echo(f"error: the output could not be written: {error.strerror}{where}", err=True)
+        click.echo("hint: make room there, or write elsewhere", err=True)
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _drop_output()
+        return 1
     click.echo(f"error: this should not have happened: {type(error).__name__}: {error}", err=True)
     click.echo("hint: TURNOUT_DEBUG=1 in the environment shows where; please report it", err=True)
     return 1
@@ -475,4 +486,7 @@ def demo(folder: Path, device: Sequence[str], as_json: bool) -> None:
 
 def main() -> None:
     """The entry point."""
-    cli.main(prog_name="turnout")
+    try:
+        cli.main(prog_name="turnout")
+    except OSError as error:  # the text of --help, which is written before a command is invoked
+        sys.exit(_complain(error))
