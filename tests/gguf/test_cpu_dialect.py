@@ -14,7 +14,8 @@ from running import Text, load
 from turnout.graph import ir
 from turnout.provider import Rewrite
 from turnout.rules import Readers
-from turnout_cpu.dialect import attention_with_cache, norm, norm_of_sum, product_in_halves, rewrites
+from turnout_cpu.dialect import attention_with_cache, norm, norm_of_sum, rewrites
+from turnout_cpu.products import product_in_halves, product_of_nibbles
 from turnout_cpu.provider import CpuProvider
 from turnout_gguf.format import GgufFormat, Options
 
@@ -78,6 +79,18 @@ def test_products_for_wanted_tokens_become_products_in_halves() -> None:
     assert len(found(product_in_halves, graph_of(accuracy="near"))) == operators(graph)["MatMulNBits"]
     first.attributes["K"] = ir.AttrInt64("K", 70)  # half a block at the end
     assert len(found(product_in_halves, graph)) == 2
+
+
+def test_exact_products_of_bytes_become_those_of_their_nibbles() -> None:
+    graph = graph_of(accuracy="exact", kind="Q8_0")
+    first, *rest = found(product_of_nibbles, graph)
+    assert 1 + len(rest) == operators(graph)["MatMulNBits"]
+    assert operators(first.replacement) == {"MatMulNBits": 2, "Add": 1}
+    assert [node.attributes["bits"].value for node in first.replacement[:2]] == [4, 4]
+    first.nodes[0].inputs[1].const_value = None  # computed, as far as anybody knows
+    assert len(found(product_of_nibbles, graph)) == len(rest)
+    assert found(product_of_nibbles, graph_of(kind="Q8_0")) == []
+    assert found(product_of_nibbles, graph_of(accuracy="exact", kind="Q4_0", table="F32")) == []
 
 
 def test_normed_heads_are_not_read_from_before_the_split() -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 import turnout
+from turnout_cpu.nodes import constant
 
 K, N, BLOCK = 576, 256, 32
 
@@ -25,7 +29,12 @@ def product(bits: int, zero_points: bool, level: int, values: Any, scales: Any) 
         weights.append(numpy_helper.from_array(zeros, "zeros"))
     how = {"K": K, "N": N, "bits": bits, "block_size": BLOCK, "accuracy_level": level, "domain": "com.microsoft"}
     node = helper.make_node("MatMulNBits", ["x", *(one.name for one in weights)], ["y"], **how)
-    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, "tokens", size]) for name, size in (("x", K), ("y", N)))
+    return alone(node, weights, K, N)
+
+
+def alone(node: onnx.NodeProto, weights: Sequence[onnx.TensorProto], columns: int, rows: int) -> turnout.Model:
+    ends = (("x", columns), ("y", rows))
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, "tokens", size]) for name, size in ends)
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
     model: onnx.ModelProto = helper.make_model(helper.make_graph([node], "product", [x], [y], weights), opset_imports=opsets, ir_version=10)
     return turnout.load(model, device="cpu")
@@ -54,3 +63,46 @@ def test_the_error_is_that_of_rounding(bits: int, zero_points: bool, tokens: int
     assert exact < 1e-5
     assert 0 < fast < 1.05 * error(rounded)
     assert halves < error(rounded) / 100
+
+
+@pytest.mark.parametrize("tokens", [1, 7])
+def test_halves_where_products_without_zero_points_round_whole_rows(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on arm64, which tests/rigs/arm64/run has; here it is seen that zero points are given and change nothing."""
+    random = np.random.default_rng(tokens)
+    values, scales = random.integers(0, 16, (N, K)), random.uniform(0.5, 1, (N, K // BLOCK)).astype(np.float32)
+    x = random.standard_normal((1, tokens, K)).astype(np.float32)
+    here = product(4, False, 2, values, scales).run(x=x)["y"]
+    given: list[str] = []
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    monkeypatch.setattr("turnout_cpu.products.constant", lambda name, array: given.append(name) or constant(name, array))
+    there = product(4, False, 2, values, scales).run(x=x)["y"]
+    assert [name for name in given if name.startswith("middle")] == [f"middle.{N}.{K // BLOCK // 2}", f"middle.{BLOCK}.1"]
+    assert np.abs(here - there).max() < 1e-5 * np.abs(here).max()
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    columns=st.integers(16, 200),
+    size=st.sampled_from([16, 32, 64]),
+    tokens=st.integers(0, 5),
+    zero_points=st.sampled_from([None, "flat", "matrix"]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_bytes_exactly_by_their_nibbles(columns: int, size: int, tokens: int, zero_points: str | None, seed: int) -> None:
+    """Columns that end in the middle of a block, odd numbers of blocks, zero points at will; as exact as float32 sums are."""
+    random, rows = np.random.default_rng(seed), 7
+    blocks = -(-columns // size)
+    codes = random.integers(0, 256, (rows, blocks, size)).astype(np.uint8)
+    scales = random.uniform(0.5, 1, (rows, blocks)).astype(np.float32)
+    zeros = random.integers(0, 256, (rows, blocks)).astype(np.uint8)
+    weights = [numpy_helper.from_array(codes, "codes"), numpy_helper.from_array(scales, "scales")]
+    if zero_points is not None:
+        weights.append(numpy_helper.from_array(zeros if zero_points == "matrix" else zeros.ravel(), "zeros"))
+    how = {"K": columns, "N": rows, "bits": 8, "block_size": size, "domain": "com.microsoft"}
+    node = helper.make_node("MatMulNBits", ["x", *(one.name for one in weights)], ["y"], **how)
+    x = random.standard_normal((1, tokens, columns)).astype(np.float32)
+    whole = (codes.astype(np.float64) - (zeros if zero_points else np.full_like(zeros, 128))[..., None]) * scales[..., None]
+    matrix = whole.reshape(rows, -1)[:, :columns]
+    with alone(node, weights, columns, rows) as model:
+        assert "MatMulNBits of nibbles" in str(model.explain())
+        assert np.abs(model.run(x=x)["y"] - x @ matrix.T).max(initial=0) < 1e-5 * 128 * columns**0.5

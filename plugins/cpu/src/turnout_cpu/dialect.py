@@ -6,25 +6,24 @@ operators do: their descriptions in onnxruntime, docs/ContribOperators.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from turnout.attention import CachedAttention, dims_of, made_by, same_value
 from turnout.graph import attribute, ir
 from turnout.provider import Rewrite
 from turnout.rules import Readers, by_rules
+from turnout_cpu.nodes import MICROSOFT, constant, made
+from turnout_cpu.products import product_in_halves, product_of_nibbles
 
-__all__ = ["attention_with_cache", "norm", "norm_of_sum", "product_in_halves", "rewrites"]
-
-_MICROSOFT = "com.microsoft"
+__all__ = ["attention_with_cache", "norm", "norm_of_sum", "rewrites"]
 
 
 def rewrites(graph: ir.Graph) -> Iterator[Rewrite]:
     """All rewrites of a graph, none over another."""
-    return by_rules(graph, (attention_with_cache, norm_of_sum, norm, product_in_halves))
+    return by_rules(graph, (attention_with_cache, norm_of_sum, norm, product_in_halves, product_of_nibbles))
 
 
 # the rules --------------------------------------------------------------------------------------------------------------
@@ -34,7 +33,7 @@ def norm(node: ir.Node, readers: Readers) -> Rewrite | None:
     """RMSNormalization over the last axis: SimplifiedLayerNormalization."""
     if not _is_norm(node):
         return None
-    new = _node("", "SimplifiedLayerNormalization", node.inputs, [same_value(node.outputs[0])], axis=-1, epsilon=_epsilon(node), version=1)
+    new = made("", "SimplifiedLayerNormalization", node.inputs, [same_value(node.outputs[0])], axis=-1, epsilon=_epsilon(node), version=1)
     return Rewrite([node], "SimplifiedLayerNormalization", replacement=[new])
 
 
@@ -46,7 +45,7 @@ def norm_of_sum(node: ir.Node, readers: Readers) -> Rewrite | None:
     nothing = [ir.Value(name="") for _ in range(2)]
     outputs = [same_value(node.outputs[0]), *nothing, same_value(add.outputs[0])]
     inputs = [*add.inputs, node.inputs[1]]
-    new = _node(_MICROSOFT, "SkipSimplifiedLayerNormalization", inputs, outputs, epsilon=_epsilon(node))
+    new = made(MICROSOFT, "SkipSimplifiedLayerNormalization", inputs, outputs, epsilon=_epsilon(node))
     return Rewrite([add, node], "SkipSimplifiedLayerNormalization", replacement=[new])
 
 
@@ -66,9 +65,9 @@ def attention_with_cache(node: ir.Node, readers: Readers) -> Rewrite | None:
     total = ir.Value(name=f"{name}.total", type=ir.TensorType(ir.DataType.INT32), shape=ir.Shape([]))
     last = ir.Value(name=f"{name}.last", type=ir.TensorType(ir.DataType.INT32), shape=ir.Shape([1]))
     counts = [
-        _node("", "Cast", [parts.lengths], [lengths], to=int(ir.DataType.INT32)),
-        _node("", "Squeeze", [lengths], [total]),
-        _node("", "Sub", [lengths, _one()], [last]),
+        made("", "Cast", [parts.lengths], [lengths], to=int(ir.DataType.INT32)),
+        made("", "Squeeze", [lengths], [total]),
+        made("", "Sub", [lengths, _one()], [last]),
     ]
     attributes: dict[str, Any] = {"num_heads": parts.heads, "kv_num_heads": parts.key_heads, "do_rotary": 1}
     attributes["rotary_interleaved"] = attribute(parts.turn, "interleaved", 0)
@@ -78,36 +77,8 @@ def attention_with_cache(node: ir.Node, readers: Readers) -> Rewrite | None:
     projections = parts.projections if parts.split is None else [parts.split.inputs[0], None, None]
     inputs = [*projections, parts.past_key, parts.past_value, last, total, *parts.tables, parts.positions]
     outputs = [same_value(value) for value in (parts.seen, parts.present_key, parts.present_value)]
-    fused = _node(_MICROSOFT, "GroupQueryAttention", inputs, outputs, **attributes)
+    fused = made(MICROSOFT, "GroupQueryAttention", inputs, outputs, **attributes)
     return Rewrite(parts.nodes, "GroupQueryAttention", replacement=[*counts, fused])
-
-
-def product_in_halves(node: ir.Node, readers: Readers) -> Rewrite | None:
-    """MatMulNBits for which float16's accuracy will do: what rounding x to 8 bits loses is rounded to 8 bits and multiplied too.
-
-    ONNX Runtime's kernels that round each block of x to 8 bits (accuracy_level 4) are several times as fast as those which do not. What
-    they make of a block is its product with the identity; it and the rest are two rows, which cost little more than one: the same
-    weights are read.
-    """
-    x = node.inputs[0] if _wants_halves(node) else None
-    if x is None:
-        return None
-    columns, bits, size = (attribute(node, name, 4) for name in ("K", "bits", "block_size"))
-    how = {"bits": bits, "block_size": size, "accuracy_level": 4}
-    y = node.outputs[0]
-    names = ("blocks", "rounded.blocks", "rounded", "rest", "halves", "products", "product", "product.rest")
-    blocks, rounded_blocks, rounded, rest, halves, products, *sums = (_unshaped(f"{y.name}.{name}", x) for name in names)
-    new = [
-        _node("", "Reshape", [x, _numbers(0, -1, size)], [blocks]),
-        _node(_MICROSOFT, "MatMulNBits", [blocks, *_identity(bits, size)], [rounded_blocks], K=size, N=size, **how),
-        _node("", "Reshape", [rounded_blocks, _numbers(0, -1, columns)], [rounded]),
-        _node("", "Sub", [x, rounded], [rest]),
-        _node("", "Concat", [rounded, rest], [halves], axis=1),
-        _node(_MICROSOFT, "MatMulNBits", [halves, *node.inputs[1:]], [products], K=columns, N=attribute(node, "N", 0), **how),
-        _node("", "Split", [products], sums, axis=1, num_outputs=2),
-        _node("", "Add", sums, [same_value(y)]),
-    ]
-    return Rewrite([node], "MatMulNBits in two halves", replacement=new)
 
 
 # what the rules look for ------------------------------------------------------------------------------------------------
@@ -130,51 +101,9 @@ def _is_table(parts: CachedAttention) -> bool:
     return head % 16 == 0 and dims[1] % 8 == 0 and 2 * dims[1] == (part or head)
 
 
-def _wants_halves(node: ir.Node) -> bool:
-    """Whether it is a product with whole blocks and without a bias, which wants less than float32's accuracy, and more than 8 bits'."""
-    if node.op_type != "MatMulNBits" or attribute(node, "accuracy_level", 0) not in (2, 3):
-        return False
-    bits, size = attribute(node, "bits", 4), attribute(node, "block_size", 0)
-    is_sound = bits in (2, 4, 8) and size >= 16 and attribute(node, "K", 0) % size == 0 and not any(node.inputs[4:])
-    return is_sound and node.inputs[0] is not None and node.inputs[0].dtype == ir.DataType.FLOAT and len(dims_of(node.inputs[0])) == 3
-
-
 def _epsilon(node: ir.Node) -> float:
     return float(attribute(node, "epsilon", 1e-5))
 
 
-# making nodes -----------------------------------------------------------------------------------------------------------
-
-
-def _node(
-    domain: str, operator: str, inputs: Sequence[Any], outputs: Sequence[ir.Value], version: int | None = None, **how: Any
-) -> ir.Node:
-    known = version or (1 if domain == _MICROSOFT else 21)
-    name = next(value.name for value in outputs if value.name)
-    return ir.node(operator, list(inputs), how, domain=domain, outputs=list(outputs), version=known, name=f"{name}.{operator}")
-
-
 def _one() -> ir.Value:
-    return _constant("one", np.array([1], np.int32))
-
-
-def _numbers(*numbers: int) -> ir.Value:
-    return _constant(f"numbers.{'.'.join(map(str, numbers))}", np.array(numbers, np.int64))
-
-
-def _identity(bits: int, size: int) -> list[ir.Value]:
-    """Values and scales of the identity as MatMulNBits takes it, in one block a row; half of all codes is its zero point."""
-    codes = np.eye(size, dtype=np.uint8) + np.uint8(1 << (bits - 1))
-    fields = codes.reshape(size, 1, -1, 8 // bits) << np.arange(0, 8, bits, dtype=np.uint8)
-    name = f"identity.{bits}.{size}"
-    scales = _constant(f"{name}.scales", np.ones((size, 1), np.float32))
-    return [_constant(f"{name}.values", np.bitwise_or.reduce(fields, -1)), scales]
-
-
-def _constant(name: str, array: NDArray[Any]) -> ir.Value:
-    tensor = ir.Tensor(array)
-    return ir.Value(name=f"turnout.cpu.{name}", type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)
-
-
-def _unshaped(name: str, like: ir.Value) -> ir.Value:
-    return ir.Value(name=name, type=like.type)
+    return constant("one", np.array([1], np.int32))

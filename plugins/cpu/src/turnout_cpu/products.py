@@ -1,0 +1,148 @@
+"""Products with quantised matrices that ONNX Runtime's kernels for the CPU make quicker of other products.
+
+Source of what MatMulNBits does: onnxruntime, docs/ContribOperators.md.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from turnout.attention import dims_of, same_value
+from turnout.graph import attribute, constant_array, input_at, ir, is_constant
+from turnout.provider import Rewrite
+from turnout.rules import Readers
+from turnout_cpu.nodes import MICROSOFT, constant, made, numbers, unshaped
+
+__all__ = ["product_in_halves", "product_of_nibbles"]
+
+_ARM = ("aarch64", "arm64", "ARM64")  # by the names of Linux, macOS and Windows
+
+
+def product_in_halves(node: ir.Node, readers: Readers) -> Rewrite | None:
+    """MatMulNBits for which float16's accuracy will do: what rounding x to 8 bits loses is rounded to 8 bits and multiplied too.
+
+    ONNX Runtime's kernels that round each block of x to 8 bits (accuracy_level 4) are several times as fast as those which do not. What
+    they make of a block is its product with the identity; it and the rest are two rows of one product, which
+    reads the weights once.
+    """
+    x = node.inputs[0] if _wants_halves(node) else None
+    if x is None:
+        return None
+    columns, bits, size = (attribute(node, name, 4) for name in ("K", "bits", "block_size"))
+    how = {"bits": bits, "block_size": size, "accuracy_level": 4}
+    y, matrix = node.outputs[0], _rounded_by_blocks(node.inputs[1:], columns // size, bits)
+    identity = _rounded_by_blocks(_identity(bits, size), 1, bits)
+    names = ("blocks", "rounded.blocks", "rounded", "rest", "halves", "products", "product", "product.rest")
+    blocks, rounded_blocks, rounded, rest, halves, products, *sums = (unshaped(f"{y.name}.{name}", x) for name in names)
+    new = [
+        made("", "Reshape", [x, numbers(0, -1, size)], [blocks]),
+        made(MICROSOFT, "MatMulNBits", [blocks, *identity], [rounded_blocks], K=size, N=size, **how),
+        made("", "Reshape", [rounded_blocks, numbers(0, -1, columns)], [rounded]),
+        made("", "Sub", [x, rounded], [rest]),
+        made("", "Concat", [rounded, rest], [halves], axis=1),
+        made(MICROSOFT, "MatMulNBits", [halves, *matrix], [products], K=columns, N=attribute(node, "N", 0), **how),
+        made("", "Split", [products], sums, axis=1, num_outputs=2),
+        made("", "Add", sums, [same_value(y)]),
+    ]
+    return Rewrite([node], "MatMulNBits in two halves", replacement=new)
+
+
+def product_of_nibbles(node: ir.Node, readers: Readers) -> Rewrite | None:
+    """MatMulNBits of 8 bits in float32: the sum of two of 4 bits, with the upper and with the lower nibbles of its codes.
+
+    scale * (code - zero) is 16 scale * (upper nibble of code - that of zero) + scale * (lower nibble of code - that of zero), exactly. ONNX
+    Runtime has no kernel for float32 with 8 bits: it writes the whole matrix out as float32 in each run, which takes as long as two
+    products of some 250 rows.
+    """
+    if not _is_exact_of_bytes(node):
+        return None
+    x, codes, scales, zeros = (input_at(node, place) for place in range(4))
+    assert codes is not None
+    assert scales is not None
+    rows, columns, size = (attribute(node, name, 0) for name in ("N", "K", "block_size"))
+    y, blocks = node.outputs[0], -(-columns // size)
+    how = {"K": columns, "N": rows, "bits": 4, "block_size": size, "accuracy_level": 1}
+    tall = _made_later(f"{scales.name}.16", scales, dims_of(scales), lambda: 16 * constant_array(scales))
+    upper, lower = (_nibbles(codes, part, (rows, blocks, size // 2)) for part in ("upper", "lower"))
+    shape = (rows, -(-blocks // 2))
+    if zeros is None:  # 128
+        nothing = constant(f"zeros.{shape[0]}.{shape[1]}", np.zeros(shape, np.uint8))
+        zero_points = [[], [nothing]]
+    else:
+        zero_points = [[_nibbles(zeros, part, shape)] for part in ("upper", "lower")]
+    parts = [unshaped(f"{y.name}.{part}", y) for part in ("upper", "lower")]
+    new = [
+        made(MICROSOFT, "MatMulNBits", [x, upper, tall, *zero_points[0]], [parts[0]], **how),
+        made(MICROSOFT, "MatMulNBits", [x, lower, scales, *zero_points[1]], [parts[1]], **how),
+        made("", "Add", parts, [same_value(y)]),
+    ]
+    return Rewrite([node], "MatMulNBits of nibbles", replacement=new)
+
+
+def _is_exact_of_bytes(node: ir.Node) -> bool:
+    """Whether it is a product with 8 bits a weight that wants float32's accuracy, with constants, and with no bias or order of columns."""
+    if node.op_type != "MatMulNBits" or attribute(node, "bits", 4) != 8 or attribute(node, "accuracy_level", 0) not in (0, 1):
+        return False
+    if attribute(node, "block_size", 0) < 16 or any(node.inputs[4:]):
+        return False
+    x, *constants = (value for value in node.inputs[:4] if value is not None)
+    zeros = input_at(node, 3)
+    return x.dtype == ir.DataType.FLOAT and all(map(is_constant, constants)) and (zeros is None or zeros.dtype == ir.DataType.UINT8)
+
+
+def _nibbles(codes: ir.Value, part: str, shape: tuple[int, ...]) -> ir.Value:
+    """The upper or lower nibbles of codes, two in a byte, the first in its lower half."""
+
+    def packed() -> NDArray[np.uint8]:
+        whole = constant_array(codes).reshape(*shape[:-1], -1)
+        nibbles = whole >> 4 if part == "upper" else whole & 15
+        if nibbles.shape[-1] % 2:
+            nibbles = np.pad(nibbles, [(0, 0)] * (nibbles.ndim - 1) + [(0, 1)])
+        pairs: NDArray[np.uint8] = nibbles[..., ::2] | nibbles[..., 1::2] << 4
+        return pairs
+
+    return _made_later(f"{codes.name}.{part}", codes, shape, packed)
+
+
+def _made_later(name: str, like: ir.Value, shape: Sequence[Any], make: Callable[[], NDArray[Any]]) -> ir.Value:
+    """A constant of the type of another, whose array is made when it is asked for."""
+    assert like.dtype is not None
+    tensor = ir.LazyTensor(lambda: ir.Tensor(make()), dtype=like.dtype, shape=ir.Shape(shape), name=name)
+    return ir.Value(name=name, type=like.type, shape=ir.Shape(shape), const_value=tensor)
+
+
+def _wants_halves(node: ir.Node) -> bool:
+    """Whether it is a product with whole blocks and without a bias, which wants less than float32's accuracy, and more than 8 bits'."""
+    if node.op_type != "MatMulNBits" or attribute(node, "accuracy_level", 0) not in (2, 3):
+        return False
+    bits, size = attribute(node, "bits", 4), attribute(node, "block_size", 0)
+    is_sound = bits in (2, 4, 8) and size >= 16 and attribute(node, "K", 0) % size == 0 and not any(node.inputs[4:])
+    return is_sound and node.inputs[0] is not None and node.inputs[0].dtype == ir.DataType.FLOAT and len(dims_of(node.inputs[0])) == 3
+
+
+def _rounded_by_blocks(matrix: Sequence[ir.Value | None], blocks: int, bits: int) -> Sequence[ir.Value | None]:
+    """Codes, scales and zero points of a product that rounds each block of x by itself.
+
+    Without zero points ONNX Runtime on arm64 takes KleidiAI for 4 bits, which rounds a whole row by one scale (UseKleidiAI in MLAS'
+    qnbitgemm_kernel_neon.cpp): what a product with the identity rounds is then not what another one does.
+    """
+    is_whole = bits == 4 and platform.machine() in _ARM and not any(matrix[2:])
+    if not is_whole:
+        return matrix
+    codes, scales = matrix[:2]
+    shape = (dims_of(codes)[0], -(-blocks // 2))
+    return [codes, scales, constant(f"middle.{shape[0]}.{shape[1]}", np.full(shape, 0x88, np.uint8))]
+
+
+def _identity(bits: int, size: int) -> list[ir.Value]:
+    """Values and scales of the identity as MatMulNBits takes it, in one block a row; half of all codes is its zero point."""
+    codes = np.eye(size, dtype=np.uint8) + np.uint8(1 << (bits - 1))
+    fields = codes.reshape(size, 1, -1, 8 // bits) << np.arange(0, 8, bits, dtype=np.uint8)
+    name = f"identity.{bits}.{size}"
+    scales = constant(f"{name}.scales", np.ones((size, 1), np.float32))
+    return [constant(f"{name}.values", np.bitwise_or.reduce(fields, -1)), scales]
