@@ -76,6 +76,12 @@ def test_a_closed_pipe_is_quiet(command: list[str], arguments: list[str]) -> Non
     assert done.returncode != 0
 
 
+@pytest.mark.skipif("os.name == 'nt'", reason="a shell of POSIX")
+def test_a_closed_output_is_no_error(command: list[str]) -> None:
+    done = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *command, "devices"], stderr=subprocess.PIPE, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.skipif("not os.path.exists('/dev/full')", reason="Linux has a disk that is always full")
 @pytest.mark.parametrize("arguments", [["devices"], ["devices", "--json"], ["--help"]])
 def test_a_full_disk_is_told(command: list[str], arguments: list[str]) -> None:

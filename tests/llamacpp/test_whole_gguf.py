@@ -217,7 +217,7 @@ def test_a_file_that_is_cut_short_never_reaches_llama_cpp(small: Path, tmp_path:
 def test_what_it_does_not_take_is_refused_with_the_reason(small: Path, tmp_path: Path) -> None:
     for accuracy in ("near", "exact"):
         with pytest.raises(NoProvider, match=f"accuracy='{accuracy}' was asked for"):
-            turnout.load(small, device="llamacpp", accuracy=accuracy)  # type: ignore[arg-type]
+            turnout.load(small, device="llamacpp", accuracy=accuracy)
     turnout.load(small, device="llamacpp", accuracy="auto").close()
     with pytest.raises(NoProvider, match="this model came as bytes"):
         turnout.load(small.read_bytes(), device="llamacpp")

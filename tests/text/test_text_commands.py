@@ -82,6 +82,8 @@ def test_a_conversation_with_commands(small: str, run: Run) -> None:
         "again",
         "/set top_k=x",
         "/nothing",
+        "/system",
+        "/set temperature",
         "/help",
         "/system brief",
         "/history",
@@ -98,6 +100,8 @@ def test_a_conversation_with_commands(small: str, run: Run) -> None:
     assert "answer: 2 tokens" in ran.stderr
     assert "error: chat: top_k" in ran.stderr
     assert "there is no '/nothing'" in ran.stderr
+    assert "/system wants a text after it" in ran.stderr
+    assert "/set wants NAME=VALUE after it" in ran.stderr
 
 
 @pytest.fixture
@@ -142,12 +146,7 @@ def test_a_failure_is_told_and_ends_what_a_program_drives(small: str, run: Run, 
 
 def test_a_conversation_for_programs(small: str, run: Run) -> None:
     ran = run("chat", small, "-n", "4", "--json", stdin="hello\nagain\n")
-    decoder, rest, told = json.JSONDecoder(), ran.stdout.strip(), []
-    while rest:
-        one, end = decoder.raw_decode(rest)
-        told.append(one)
-        rest = rest[end:].strip()
-    assert [one["generated_tokens"] for one in told] == [4, 4]
+    assert [json.loads(line)["generated_tokens"] for line in ran.stdout.splitlines()] == [4, 4]
 
 
 def test_a_conversation_that_is_too_long_goes_on(tmp_path: Path, run: Run) -> None:
@@ -156,6 +155,10 @@ def test_a_conversation_that_is_too_long_goes_on(tmp_path: Path, run: Run) -> No
     assert ran.exit_code == 0
     assert "takes 40" in ran.stderr
     assert ran.stderr.count("tokens/s (") == 2
+    ran = run("chat", short, "-n", "2", "--json", stdin="hello\n" + "x" * 60 + "\nhi\n")
+    told = [json.loads(line) for line in ran.stdout.splitlines()]
+    assert [one.get("generated_tokens") for one in told] == [2, None, 2]
+    assert "takes 40" in told[1]["error"]
 
 
 def test_help_lists_them(run: Run) -> None:

@@ -21,7 +21,7 @@ from turnout.errors import TurnoutError
 from turnout.table import table
 
 if TYPE_CHECKING:
-    from turnout.api import Accuracy
+    from turnout.formats import Accuracy
     from turnout.model import Model
 
 __all__ = ["cli", "common", "device_option", "load_model", "main", "print_json"]
@@ -191,9 +191,9 @@ def _chosen(names: Sequence[str]) -> str | list[str] | None:
     return flat[0] if len(flat) == 1 else flat
 
 
-def print_json(value: Any) -> None:
-    """The value on stdout, for programs."""
-    click.echo(json_text.dumps(value, indent=2, default=str))
+def print_json(value: Any, *, in_a_line: bool = False) -> None:
+    """The value on stdout, for programs: in a line of its own where others follow."""
+    click.echo(json_text.dumps(value, indent=None if in_a_line else 2, default=str))
 
 
 @contextmanager
@@ -237,7 +237,7 @@ def _log_now_and_then(seconds: float = 10.0) -> Callable[[str], None]:
     return tell
 
 
-def load_model(model: str, device: Sequence[str], accuracy: Accuracy = "fast") -> Model:
+def load_model(model: str, device: Sequence[str], accuracy: Accuracy = "auto") -> Model:
     """`turnout.load` with a bar on stderr, for what --device was given."""
     import turnout
 
@@ -486,6 +486,8 @@ def demo(folder: Path, device: Sequence[str], as_json: bool) -> None:
 
 def main() -> None:
     """The entry point."""
+    if sys.stdout is None:  # closed by who called us, as a shell's `>&-` does: written to nothing, as Python's print would
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lives
     try:
         cli.main(prog_name="turnout")
     except OSError as error:  # the text of --help, which is written before a command is invoked

@@ -295,7 +295,7 @@ class Model:
         if self._text is None:
             raise NotGenerative(
                 f"{self.name} does not make text here: no installed plugin takes it for a language model",
-                hint="pip install turnout-text (for language models), or use run() (for any model)",
+                hint="with turnout-text installed, GGUF files and exported folders do; run() and `turnout run` take any model",
             )
         return self._text
 

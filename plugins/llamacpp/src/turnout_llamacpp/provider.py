@@ -73,7 +73,8 @@ class LlamaCppProvider(Provider):
         if source.path is None:
             return No("llama.cpp takes files, and this model came as bytes")
         if source.accuracy in ("near", "exact"):
-            return No(f"accuracy={source.accuracy!r} was asked for, and llama.cpp rounds activations to 8 bits and its cache to 16")
+            why = "llama.cpp rounds activations to 8 bits and its cache to 16, as accuracy='fast' allows"
+            return No(f"accuracy={source.accuracy!r} was asked for, and {why}")
         architecture = source.metadata.get("general.architecture")  # the reader has looked the file over by then: it is sound
         if architecture in _NO_DECODERS:
             return No(f"{architecture} is no decoder, and turnout-llamacpp runs decoders only")

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 
-from turnout.api import Accuracy
 from turnout.cli import common, device_option, load_model, print_json
+from turnout.formats import Accuracy
 
 if TYPE_CHECKING:
     from turnout_text.chat import Chat
@@ -164,7 +164,7 @@ def chat(
 ) -> None:
     """Talk with a language model. /help tells the commands.
 
-    --json writes one object for each answer, which is what a program that writes to stdin wants.
+    --json writes a line with one object for each answer, or for the error that came instead, for a program that writes to stdin.
     """
     with load_model(model, device, accuracy) as loaded:
         conversation: Chat = loaded.chat(system, **_given(options))
@@ -209,12 +209,14 @@ def _answer(conversation: Chat, line: str, as_json: bool) -> None:
                 _show(answer)
             result = answer.result
         if as_json:
-            print_json({**_figures(result), "text": result.text})
+            print_json({**_figures(result), "text": result.text}, in_a_line=True)
         else:
             click.echo(_summary(result), err=True)
     except RunError as error:
         if not isinstance(error, InvalidInput) and not sys.stdin.isatty():
             raise  # a program wants to know
+        if as_json:
+            print_json({"error": error.message, "hint": error.hint}, in_a_line=True)
         click.echo(f"error: {error}", err=True)
     except KeyboardInterrupt:
         click.echo("\n(cancelled)", err=True)
@@ -236,6 +238,8 @@ def _command(conversation: Chat, line: str) -> bool:
         conversation.reset()
     elif name == "/set" and "=" in rest:
         _set(conversation, *(part.strip() for part in rest.split("=", 1)))
+    elif name in ("/system", "/set"):
+        click.echo(f"{name} wants {'a text' if name == '/system' else 'NAME=VALUE'} after it\n{_HELP}", err=True)
     else:
         click.echo(_HELP if name == "/help" else f"there is no {line.strip()!r}\n{_HELP}", err=True)
     return True
