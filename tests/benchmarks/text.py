@@ -6,7 +6,7 @@ Each engine runs in a process of its own, and the engines take turns, so that wh
 are medians over the rounds. Every case is measured on an idle machine and beside a process that keeps one processor busy.
 
 turnout     model.generate with device="cpu": tokenizer, cache, sampling and text included
-near        the same with accuracy="near"
+near, exact the same with that accuracy
 llama.cpp   llama_decode alone, on the same file (the sessions of turnout-llamacpp, which add an argmax)
 genai       onnxruntime-genai on the folder of --genai, by the Python of --python
 
@@ -38,7 +38,7 @@ TEXT = (
 )
 
 
-def measured_by_turnout(model: str, threads: int, accuracy: str = "fast") -> dict[str, float]:
+def measured_by_turnout(model: str, threads: int, accuracy: Any = "fast") -> dict[str, float]:
     import onnxruntime  # noqa: F401 - its import is not the load of a model
 
     import turnout
@@ -120,6 +120,7 @@ def measured_by_genai(folder: str, threads: int) -> dict[str, float]:
 ENGINES: dict[str, Callable[[str, int], dict[str, float]]] = {
     "turnout": measured_by_turnout,
     "near": functools.partial(measured_by_turnout, accuracy="near"),
+    "exact": functools.partial(measured_by_turnout, accuracy="exact"),
     "llama.cpp": measured_by_llamacpp,
     "genai": measured_by_genai,
 }
@@ -223,12 +224,12 @@ def main() -> None:
         figures = ENGINES[asked.worker](asked.models[0], asked.threads[0])
         print(json.dumps({**figures, "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000}))
         return
-    cases = [(engine, model, sys.executable) for model in asked.models for engine in ("turnout", "near", "llama.cpp")]
+    cases = [(engine, model, sys.executable) for model in asked.models for engine in ("turnout", "near", "exact", "llama.cpp")]
     cases += [("genai", asked.genai, asked.python)] if asked.genai else []
     found: dict[Any, list[dict[str, float]]] = {}
     for model in asked.models:
         for threads in asked.threads:  # the first load of a file repacks its weights, and what a load came to is kept
-            for engine in ("turnout", "near"):
+            for engine in ("turnout", "near", "exact"):
                 in_a_process(sys.executable, engine, model, threads)
     for busy in (False, True):
         for number in range(asked.rounds):

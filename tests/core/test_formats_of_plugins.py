@@ -6,7 +6,7 @@ import gc
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import onnx
@@ -66,8 +66,11 @@ def boxed() -> Iterator[Boxed]:
 
 def test_a_format_is_told_accuracy_and_its_own_options(boxed: Boxed) -> None:
     turnout.load(b"BOX", device="cpu").close()
-    turnout.load(b"BOX", device="cpu", accuracy="exact", options={"boxed": {"lid": "open"}}).close()
-    assert [(accuracy, options.lid) for _, accuracy, options in boxed.told] == [("fast", "closed"), ("exact", "open")]
+    names = get_args(turnout.Accuracy)
+    for accuracy in names:
+        turnout.load(b"BOX", device="cpu", accuracy=accuracy, options={"boxed": {"lid": "open"}}).close()
+    told = [("fast", "closed"), *((accuracy, "open") for accuracy in names)]
+    assert [(accuracy, options.lid) for _, accuracy, options in boxed.told] == told
 
 
 def test_options_and_accuracy_that_nobody_knows(boxed: Boxed) -> None:

@@ -15,7 +15,7 @@ from turnout_gguf.format import GgufFormat, Options
 Floats = NDArray[np.float32]
 
 
-def load(file: bytes | Path, *, accuracy: str = "exact", batch: int | None = 1, device: Any = "cpu") -> Model:
+def load(file: bytes | Path, *, accuracy: turnout.Accuracy = "exact", batch: int | None = 1, device: Any = "cpu") -> Model:
     """Without the store on disk. Any number of texts at once is for whoever has TensorScatter, which old ONNX Runtimes have not."""
     source = GgufFormat().open(file, accuracy=accuracy, options=Options(keep=False, batch=batch))
     return turnout.load(source.model(), device=device)

@@ -23,7 +23,7 @@ ORT = tuple(int(part) for part in version("onnxruntime").split(".")[:2])
 IDS = np.random.default_rng(0).integers(0, gguf_decoders.VOCABULARY, (2, 13))
 
 
-def error(file: bytes, accuracy: str) -> float:
+def error(file: bytes, accuracy: turnout.Accuracy) -> float:
     """What logits differ from the oracle's by at most, as a share of the largest."""
     model = load(file, accuracy=accuracy)
     logits = np.stack([logits_of(model, row) for row in IDS])
@@ -53,14 +53,17 @@ def test_with_rounded_activations_the_logits_stay_near(kind: str) -> None:
 
 
 def test_small_models_are_computed_near_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
-    def levels(accuracy: str) -> set[int]:
-        graph = GgufFormat().open(gguf_decoders.decoder(kind="Q4_0"), accuracy=accuracy).model().graph
+    def levels(accuracy: turnout.Accuracy, **how: Any) -> set[int]:
+        graph = GgufFormat().open(gguf_decoders.decoder(kind="Q4_0", **how), accuracy=accuracy).model().graph
         return {node.attributes["accuracy_level"].value for node in graph if node.op_type == "MatMulNBits"}
 
     assert levels("auto") == levels("near") == {2}
     monkeypatch.setattr("turnout_gguf.format._SMALL", 1000)
     assert levels("auto") == levels("fast") == {4, 2}
     assert levels("exact") == {0}
+    multiplied = GgufFormat().open(gguf_decoders.decoder(kind="Q4_0"))._multiplied()
+    monkeypatch.setattr("turnout_gguf.format._SMALL", multiplied)
+    assert levels("auto") == levels("auto", tied=False) == {2}  # a table that is only gathered from counts for nothing
 
 
 CASES: dict[str, dict[str, Any]] = {

@@ -46,7 +46,7 @@ def test_a_conversation_computes_only_what_is_new(exact: turnout.Model) -> None:
 
 @pytest.mark.slow
 def test_the_example_of_the_docs(smollm2: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """In exact arithmetic, whose answers no kernel of some processor changes."""
+    """So near to exact arithmetic that no kernel of some processor changes the answers."""
     page = (Path(__file__).parents[2] / "docs" / "text.md").read_text()
     code, shown = (re.search(rf"```{kind}\n(.*?)```", page, re.DOTALL) for kind in ("python", "text"))
     assert code is not None

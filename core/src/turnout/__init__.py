@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from turnout.device import Link as Link
     from turnout.errors import TurnoutError as TurnoutError
     from turnout.explain import Explanation as Explanation
+    from turnout.formats import Accuracy as Accuracy
     from turnout.hooks import hookimpl as hookimpl
     from turnout.kernels import KernelProvider as KernelProvider
     from turnout.kernels import kernel as kernel
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from turnout.tensor import Tensor as Tensor
 
 _HOMES = {
+    "Accuracy": "formats",
     "Claim": "provider",
     "Device": "device",
     "Executable": "provider",

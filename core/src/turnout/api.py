@@ -6,7 +6,7 @@ import logging
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from turnout import plugins
 from turnout.device import Device
@@ -17,15 +17,12 @@ from turnout.provider import Provider
 from turnout.verified import wrong
 
 if TYPE_CHECKING:
-    from turnout.formats import Source
+    from turnout.formats import Accuracy, Source
     from turnout.model import Model
     from turnout.plan import NotUsed, Partition, Plan
     from turnout.whole import Route
 
-__all__ = ["Accuracy", "devices", "load"]
-
-Accuracy = Literal["fast", "near", "exact", "auto"]
-"""What `load` may be asked for, where a model leaves open how exactly it is computed."""
+__all__ = ["devices", "load"]
 
 log = logging.getLogger("turnout")
 
@@ -57,11 +54,11 @@ def load(
     the one device that was named fails to build what it had claimed, InvalidInput for options that nobody knows.
     """
     start = time.perf_counter()
-    from turnout.formats import open_source
+    from turnout.formats import Accuracy, open_source
     from turnout.kept import kept_for
 
-    if accuracy not in get_args(Accuracy):
-        known = ", ".join(repr(one) for one in get_args(Accuracy))
+    if accuracy not in (names := get_args(Accuracy)):
+        known = ", ".join(map(repr, names))
         raise InvalidInput(f"accuracy={accuracy!r} is none of {known}", hint="'fast' is the default")
     candidates, not_used = _candidates(device)
     checked = _options(options or {})

@@ -6,13 +6,18 @@ import abc
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
     import onnx_ir as ir
     from pydantic import BaseModel
 
-__all__ = ["Format", "Origin", "Source", "open_source"]
+__all__ = ["Accuracy", "Format", "Origin", "Source", "open_source"]
+
+Accuracy = Literal["fast", "near", "exact", "auto"]
+"""What a format may do where the file leaves it open how exactly products compute: round their activations to 8 bits, or to what float16
+holds, or nothing; "auto" is "near" for a model so small that this is quick, else "fast", and all the same to a provider that takes the
+file whole."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ class Source(abc.ABC):
     """The name of its format."""
     path: Path | None = None
     """The file or folder, None where the model came as bytes or as an object."""
-    accuracy: str = "fast"
+    accuracy: Accuracy = "fast"
     """What was asked of `load`; a provider that takes sources whole has to keep it too."""
 
     @property
@@ -85,16 +90,15 @@ class Format(abc.ABC):
         return False
 
     @abc.abstractmethod
-    def open(self, file: Path | bytes, *, accuracy: str = "fast", options: Any = None) -> Source:
+    def open(self, file: Path | bytes, *, accuracy: Accuracy = "fast", options: Any = None) -> Source:
         """Opens a file or folder that was accepted. Raises InvalidModel.
 
-        accuracy: of arithmetic that the file leaves open. "exact" asks for float32 throughout, "near" allows products
-            float16 for their activations, and "fast" 8 bits; "auto" is the most exact of these that is quick with this model.
+        accuracy: what was asked of `load`.
         options: an instance of `Options`, None where the format has none.
         """
 
 
-def open_source(model: Any, *, accuracy: str = "fast", options: Mapping[str, Any] | None = None) -> Source:
+def open_source(model: Any, *, accuracy: Accuracy = "fast", options: Mapping[str, Any] | None = None) -> Source:
     """Whatever `load` takes (path, bytes, ModelProto, onnx_ir model) as a source. options: a checked section by format name.
 
     Raises UnknownFormat where no installed format knows it, InvalidModel where it is empty, an unknown folder, missing or broken.

@@ -9,7 +9,7 @@ from typing import Any
 
 from turnout import plugins
 from turnout.errors import InvalidModel, UnknownFormat
-from turnout.formats import Format, Source
+from turnout.formats import Accuracy, Format, Source
 from turnout.formats.onnx import Onnx, source_of_object
 
 __all__ = ["choose", "formats"]
@@ -32,7 +32,7 @@ def formats() -> list[Format]:
     return [*(found for result in plugins.calls("turnout_formats") for found in result or ()), Onnx()]
 
 
-def choose(model: Any, accuracy: str, options: Mapping[str, Any]) -> Source:
+def choose(model: Any, accuracy: Accuracy, options: Mapping[str, Any]) -> Source:
     """The source for whatever `load` was given. options: a checked section by format name."""
     if isinstance(model, (str, os.PathLike)):
         return _from_path(Path(model), accuracy, options)
@@ -41,13 +41,13 @@ def choose(model: Any, accuracy: str, options: Mapping[str, Any]) -> Source:
     return source_of_object(model)
 
 
-def _open(kind: Format, file: Path | bytes, accuracy: str, options: Mapping[str, Any]) -> Source:
+def _open(kind: Format, file: Path | bytes, accuracy: Accuracy, options: Mapping[str, Any]) -> Source:
     source = kind.open(file, accuracy=accuracy, options=options.get(kind.name))
     source.accuracy = accuracy
     return source
 
 
-def _from_path(path: Path, accuracy: str, options: Mapping[str, Any]) -> Source:
+def _from_path(path: Path, accuracy: Accuracy, options: Mapping[str, Any]) -> Source:
     try:
         if path.is_dir():
             return _open(_of_folder(path), path, accuracy, options)

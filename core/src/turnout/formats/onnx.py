@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from turnout.errors import InvalidModel, UnknownFormat
-from turnout.formats import Format, Source
+from turnout.formats import Accuracy, Format, Source
 
 if TYPE_CHECKING:
     import onnx
@@ -33,7 +33,7 @@ class Onnx(Format):
     def accepts(self, head: bytes, name: str) -> bool:
         return name.lower().endswith(".onnx") or head[0] in _FIRST_TAGS
 
-    def open(self, file: Path | bytes, *, accuracy: str = "fast", options: Any = None) -> OnnxSource:
+    def open(self, file: Path | bytes, *, accuracy: Accuracy = "fast", options: Any = None) -> OnnxSource:
         return OnnxSource(file)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from turnout.formats import Format, Source
+from turnout.formats import Accuracy, Format, Source
 from turnout_gguf.reader import Gguf, opened, read
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from turnout_gguf.store import Store
 
 __all__ = ["GgufFormat", "GgufSource", "Options"]
+
+log = logging.getLogger("turnout")
 
 _SMALL = 500_000_000  # weights: one processor makes ten tokens a second of as many, near to exact
 
@@ -42,7 +45,7 @@ class GgufFormat(Format):
     def accepts(self, head: bytes, name: str) -> bool:
         return head.startswith(b"GGUF") or name.lower().endswith(".gguf")
 
-    def open(self, file: Path | bytes, *, accuracy: str = "fast", options: Any = None) -> GgufSource:
+    def open(self, file: Path | bytes, *, accuracy: Accuracy = "fast", options: Any = None) -> GgufSource:
         return GgufSource(file, accuracy=accuracy, options=options)
 
 
@@ -67,10 +70,10 @@ class GgufSource(Source):
 
     format = "gguf"
 
-    def __init__(self, file: Path | bytes, *, accuracy: str = "fast", options: Options | None = None) -> None:
+    def __init__(self, file: Path | bytes, *, accuracy: Accuracy = "fast", options: Options | None = None) -> None:
         self._map = opened(file)  # at once: the metadata that are read later are those of the file that was opened
         self.path = file if isinstance(file, Path) else None
-        self._accuracy = accuracy
+        self.accuracy = accuracy
         self._options = options or Options()
         self.name = file.name if isinstance(file, Path) else "<bytes>"
 
@@ -96,14 +99,20 @@ class GgufSource(Source):
         from turnout_gguf.decoder import decoder
         from turnout_gguf.weights import Weights
 
-        weights, accuracy = Weights(self.contents, self._store()), self._accuracy
+        weights, accuracy = Weights(self.contents, self._store()), self.accuracy
         if accuracy == "auto":
-            accuracy = "near" if sum(math.prod(one.shape) for one in self.contents.tensors.values()) <= _SMALL else "fast"
+            accuracy = "near" if self._multiplied() <= _SMALL else "fast"
+            log.info("%s is computed with accuracy=%r", self.name, accuracy)
         if known(self.contents.metadata, self.name) in ENCODERS:
             from turnout_gguf.encoder import encoder
 
             return encoder(self.contents, weights, accuracy)
         return decoder(self.contents, weights, accuracy, batch=self._options.batch)
+
+    def _multiplied(self) -> int:
+        """How many weights a token is multiplied with: all but those of embeddings that are not the head as well."""
+        tensors = self.contents.tensors
+        return sum(math.prod(one.shape) for name, one in tensors.items() if name != "token_embd.weight" or "output.weight" not in tensors)
 
     def _store(self) -> Store | None:
         """Where repacked weights are kept; None for a model that is no file."""

@@ -141,7 +141,7 @@ class CheckpointSource(Source):
         from turnout_gguf.decoder import decoder
         from turnout_gguf.weights import Weights
 
-        return decoder(self.contents, Weights(self.contents, hold=hold), exact=True)
+        return decoder(self.contents, Weights(self.contents, hold=hold), "exact")
 
 
 class _Reading:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from turnout.formats import Format
+from turnout.formats import Accuracy, Format
 
 if TYPE_CHECKING:
     from turnout_recipes.checkpoint import CheckpointSource
@@ -25,7 +25,7 @@ class CheckpointFolder(Format):
         names = {entry.name for entry in folder.iterdir()}
         return "config.json" in names and any(name.endswith(".safetensors") for name in names) and not any(folder.glob("*.onnx"))
 
-    def open(self, file: Path | bytes, *, accuracy: str = "fast", options: Any = None) -> CheckpointSource:
+    def open(self, file: Path | bytes, *, accuracy: Accuracy = "fast", options: Any = None) -> CheckpointSource:
         from turnout_recipes.checkpoint import CheckpointSource
 
         assert isinstance(file, Path)

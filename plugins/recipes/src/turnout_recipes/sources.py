@@ -146,7 +146,7 @@ def opened(source: Any) -> Opened:
         from turnout_gguf.weights import Weights
 
         contents = dense(found.contents)
-        return Opened(found, decoder(contents, Weights(contents, hold=False), exact=True))
+        return Opened(found, decoder(contents, Weights(contents, hold=False), "exact"))
     return Opened(found, found.model())
 
 

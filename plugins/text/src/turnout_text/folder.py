@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from turnout.errors import InvalidModel
-from turnout.formats import Format, Source
+from turnout.formats import Accuracy, Format, Source
 from turnout.formats.onnx import OnnxSource
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class ExportFolder(Format):
     def accepts_folder(self, folder: Path) -> bool:
         return (folder / _GENAI).is_file() or ((folder / "config.json").is_file() and _optimum_decoder(folder) is not None)
 
-    def open(self, file: Path | bytes, *, accuracy: str = "fast", options: Any = None) -> FolderSource:
+    def open(self, file: Path | bytes, *, accuracy: Accuracy = "fast", options: Any = None) -> FolderSource:
         assert isinstance(file, Path)
         return FolderSource(file)
 
