@@ -6,7 +6,7 @@ Source of what MatMulNBits does: onnxruntime, docs/ContribOperators.md.
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,8 +27,7 @@ def product_in_halves(node: ir.Node, readers: Readers) -> Rewrite | None:
     """MatMulNBits for which float16's accuracy will do: what rounding x to 8 bits loses is rounded to 8 bits and multiplied too.
 
     ONNX Runtime's kernels that round each block of x to 8 bits (accuracy_level 4) are several times as fast as those which do not. What
-    they make of a block is its product with the identity; it and the rest are two rows of one product, which
-    reads the weights once.
+    they make of a block is its product with the identity; it and the rest are two rows of one product, which reads the weights once.
     """
     x = node.inputs[0] if _wants_halves(node) else None
     if x is None:
@@ -69,30 +68,26 @@ def product_of_nibbles(node: ir.Node, readers: Readers) -> Rewrite | None:
     how = {"K": columns, "N": rows, "bits": 4, "block_size": size, "accuracy_level": 1}
     tall = _made_later(f"{scales.name}.16", scales, dims_of(scales), lambda: 16 * constant_array(scales))
     upper, lower = (_nibbles(codes, part, (rows, blocks, size // 2)) for part in ("upper", "lower"))
-    shape = (rows, -(-blocks // 2))
     if zeros is None:  # 128
-        nothing = constant(f"zeros.{shape[0]}.{shape[1]}", np.zeros(shape, np.uint8))
-        zero_points = [[], [nothing]]
+        zero_points = [_zero_points("middle", 8, rows, blocks), _zero_points("zeros", 0, rows, blocks)]
     else:
-        zero_points = [[_nibbles(zeros, part, shape)] for part in ("upper", "lower")]
+        zero_points = [_nibbles(zeros, part, (rows, -(-blocks // 2))) for part in ("upper", "lower")]
     parts = [unshaped(f"{y.name}.{part}", y) for part in ("upper", "lower")]
     new = [
-        made(MICROSOFT, "MatMulNBits", [x, upper, tall, *zero_points[0]], [parts[0]], **how),
-        made(MICROSOFT, "MatMulNBits", [x, lower, scales, *zero_points[1]], [parts[1]], **how),
+        made(MICROSOFT, "MatMulNBits", [x, upper, tall, zero_points[0]], [parts[0]], **how),
+        made(MICROSOFT, "MatMulNBits", [x, lower, scales, zero_points[1]], [parts[1]], **how),
         made("", "Add", parts, [same_value(y)]),
     ]
     return Rewrite([node], "MatMulNBits of nibbles", replacement=new)
 
 
 def _is_exact_of_bytes(node: ir.Node) -> bool:
-    """Whether it is a product with 8 bits a weight that wants float32's accuracy, with constants, and with no bias or order of columns."""
-    if node.op_type != "MatMulNBits" or attribute(node, "bits", 4) != 8 or attribute(node, "accuracy_level", 0) not in (0, 1):
+    """Whether it is a product with 8 bits a weight that wants float32's accuracy, and all but x is constant."""
+    if not _is_plain(node, (0, 1)) or attribute(node, "bits", 4) != 8:
         return False
-    if attribute(node, "block_size", 0) < 16 or any(node.inputs[4:]):
-        return False
-    x, *constants = (value for value in node.inputs[:4] if value is not None)
     zeros = input_at(node, 3)
-    return x.dtype == ir.DataType.FLOAT and all(map(is_constant, constants)) and (zeros is None or zeros.dtype == ir.DataType.UINT8)
+    are_known = all(is_constant(value) for value in node.inputs[1:] if value is not None)
+    return are_known and (zeros is None or zeros.dtype == ir.DataType.UINT8)
 
 
 def _nibbles(codes: ir.Value, part: str, shape: tuple[int, ...]) -> ir.Value:
@@ -101,10 +96,7 @@ def _nibbles(codes: ir.Value, part: str, shape: tuple[int, ...]) -> ir.Value:
     def packed() -> NDArray[np.uint8]:
         whole = constant_array(codes).reshape(*shape[:-1], -1)
         nibbles = whole >> 4 if part == "upper" else whole & 15
-        if nibbles.shape[-1] % 2:
-            nibbles = np.pad(nibbles, [(0, 0)] * (nibbles.ndim - 1) + [(0, 1)])
-        pairs: NDArray[np.uint8] = nibbles[..., ::2] | nibbles[..., 1::2] << 4
-        return pairs
+        return _packed(np.pad(nibbles, [(0, 0)] * (nibbles.ndim - 1) + [(0, nibbles.shape[-1] % 2)]), 4)
 
     return _made_later(f"{codes.name}.{part}", codes, shape, packed)
 
@@ -117,12 +109,18 @@ def _made_later(name: str, like: ir.Value, shape: Sequence[Any], make: Callable[
 
 
 def _wants_halves(node: ir.Node) -> bool:
-    """Whether it is a product with whole blocks and without a bias, which wants less than float32's accuracy, and more than 8 bits'."""
-    if node.op_type != "MatMulNBits" or attribute(node, "accuracy_level", 0) not in (2, 3):
+    """Whether it is a product with whole blocks, which wants less than float32's accuracy, and more than 8 bits'."""
+    if not _is_plain(node, (2, 3)) or attribute(node, "bits", 4) not in (2, 4, 8):
         return False
-    bits, size = attribute(node, "bits", 4), attribute(node, "block_size", 0)
-    is_sound = bits in (2, 4, 8) and size >= 16 and attribute(node, "K", 0) % size == 0 and not any(node.inputs[4:])
-    return is_sound and node.inputs[0] is not None and node.inputs[0].dtype == ir.DataType.FLOAT and len(dims_of(node.inputs[0])) == 3
+    return attribute(node, "K", 0) % attribute(node, "block_size", 0) == 0 and len(dims_of(node.inputs[0])) == 3
+
+
+def _is_plain(node: ir.Node, levels: Collection[int]) -> bool:
+    """Whether it is a product of float32 with a quantised matrix, of one of these accuracies, without a bias or an order of columns."""
+    if node.op_type != "MatMulNBits" or attribute(node, "accuracy_level", 0) not in levels or any(node.inputs[4:]):
+        return False
+    x = node.inputs[0]
+    return attribute(node, "block_size", 0) >= 16 and x is not None and x.dtype == ir.DataType.FLOAT
 
 
 def _rounded_by_blocks(matrix: Sequence[ir.Value | None], blocks: int, bits: int) -> Sequence[ir.Value | None]:
@@ -135,14 +133,25 @@ def _rounded_by_blocks(matrix: Sequence[ir.Value | None], blocks: int, bits: int
     if not is_whole:
         return matrix
     codes, scales = matrix[:2]
-    shape = (dims_of(codes)[0], -(-blocks // 2))
-    return [codes, scales, constant(f"middle.{shape[0]}.{shape[1]}", np.full(shape, 0x88, np.uint8))]
+    return [codes, scales, _zero_points("middle", 8, dims_of(codes)[0], blocks)]
+
+
+def _zero_points(name: str, code: int, rows: int, blocks: int) -> ir.Value:
+    """The same zero point for each block of a product with 4 bits, two in a byte."""
+    shape = (rows, -(-blocks // 2))
+    return constant(f"{name}.{shape[0]}.{shape[1]}", np.full(shape, code | code << 4, np.uint8))
 
 
 def _identity(bits: int, size: int) -> list[ir.Value]:
     """Values and scales of the identity as MatMulNBits takes it, in one block a row; half of all codes is its zero point."""
     codes = np.eye(size, dtype=np.uint8) + np.uint8(1 << (bits - 1))
-    fields = codes.reshape(size, 1, -1, 8 // bits) << np.arange(0, 8, bits, dtype=np.uint8)
     name = f"identity.{bits}.{size}"
     scales = constant(f"{name}.scales", np.ones((size, 1), np.float32))
-    return [constant(f"{name}.values", np.bitwise_or.reduce(fields, -1)), scales]
+    return [constant(f"{name}.values", _packed(codes.reshape(size, 1, size), bits)), scales]
+
+
+def _packed(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+    """As many codes of the last axis in a byte as fit, the first in the lowest bits."""
+    fields = codes.reshape(*codes.shape[:-1], -1, 8 // bits) << np.arange(0, 8, bits, dtype=np.uint8)
+    packed: NDArray[np.uint8] = np.bitwise_or.reduce(fields, -1)
+    return packed

@@ -1,0 +1,36 @@
+"""Single products with a quantised matrix, for the tests and for the rig of arm64, which has no pytest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+import turnout
+
+K, N, BLOCK = 576, 256, 32
+
+
+def product(bits: int, zero_points: bool, level: int, values: Any, scales: Any) -> turnout.Model:
+    """MatMulNBits alone, as turnout-gguf writes it."""
+    packed = values.reshape(N, -1, BLOCK).astype(np.uint8)
+    fields = packed.reshape(N, K // BLOCK, -1, 8 // bits) << np.arange(0, 8, bits, dtype=np.uint8)
+    packed = np.bitwise_or.reduce(fields, -1)
+    weights = [numpy_helper.from_array(packed, "values"), numpy_helper.from_array(scales, "scales")]
+    if zero_points:
+        zeros = np.full((N, -(-K // BLOCK * bits // 8)), {2: 0xAA, 4: 0x88, 8: 128}[bits], np.uint8)
+        weights.append(numpy_helper.from_array(zeros, "zeros"))
+    how = {"K": K, "N": N, "bits": bits, "block_size": BLOCK, "accuracy_level": level, "domain": "com.microsoft"}
+    node = helper.make_node("MatMulNBits", ["x", *(one.name for one in weights)], ["y"], **how)
+    return alone(node, weights, K, N)
+
+
+def alone(node: onnx.NodeProto, weights: Sequence[onnx.TensorProto], columns: int, rows: int) -> turnout.Model:
+    ends = (("x", columns), ("y", rows))
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, "tokens", size]) for name, size in ends)
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    model: onnx.ModelProto = helper.make_model(helper.make_graph([node], "product", [x], [y], weights), opset_imports=opsets, ir_version=10)
+    return turnout.load(model, device="cpu")
