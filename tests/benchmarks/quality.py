@@ -204,8 +204,8 @@ def main() -> int:
     about = (
         "Perplexity of the oracle (float64), what the others have more or less of it, how often they agree on the likeliest token, and "
         "the mean divergence from the oracle in nats. TQ1_0 and TQ2_0 are made for models that were trained with three values a weight; "
-        "of this one they leave nothing, so that in their rows the least rounding turns everything, and the 2 % that the fast path is "
-        "held to mean nothing."
+        "of this one they leave nothing, so that the least rounding turns everything; turnout computes such files near to exact where "
+        "fast is asked for."
     )
     if set(given.types) == set(TYPES):
         target = ROOT / "tests" / "benchmarks" / "results" / "quality.md"

@@ -93,6 +93,15 @@ def test_exact_products_of_bytes_become_those_of_their_nibbles() -> None:
     assert found(product_of_nibbles, graph_of(accuracy="exact", kind="Q4_0", table="F32")) == []
 
 
+def test_exact_products_of_2_bits_become_those_of_4() -> None:
+    graph = graph_of(accuracy="exact", kind="TQ2_0")
+    first, *rest = found(product_of_nibbles, graph)
+    assert 1 + len(rest) == operators(graph)["MatMulNBits"]
+    (new,) = first.replacement
+    assert [first.nodes[0].attributes[name].value for name in ("bits", "block_size")] == [2, 128]
+    assert [new.attributes[name].value for name in ("bits", "block_size", "accuracy_level")] == [4, 128, 1]
+
+
 def test_normed_heads_are_not_read_from_before_the_split() -> None:
     new = found(attention_with_cache, graph_of("qwen3", head_norms=True))[0].replacement[-1]
     assert [value and value.name for value in new.inputs[:3]] == ["blk.0.attn_q_norm.joined", "blk.0.attn_k_norm.joined", "blk.0.attn_v"]

@@ -43,6 +43,11 @@ def test_every_type_of_weights(kind: str) -> None:
     check(gguf_decoders.decoder(kind=kind))
 
 
+def levels(accuracy: turnout.Accuracy, **how: Any) -> set[int]:
+    graph = GgufFormat().open(gguf_decoders.decoder(**how), accuracy=accuracy).model().graph
+    return {node.attributes["accuracy_level"].value for node in graph if node.op_type == "MatMulNBits"}
+
+
 @pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q6_K"])
 def test_with_rounded_activations_the_logits_stay_near(kind: str) -> None:
     file = gguf_decoders.decoder(kind=kind)
@@ -53,17 +58,21 @@ def test_with_rounded_activations_the_logits_stay_near(kind: str) -> None:
 
 
 def test_small_models_are_computed_near_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
-    def levels(accuracy: turnout.Accuracy, **how: Any) -> set[int]:
-        graph = GgufFormat().open(gguf_decoders.decoder(kind="Q4_0", **how), accuracy=accuracy).model().graph
-        return {node.attributes["accuracy_level"].value for node in graph if node.op_type == "MatMulNBits"}
-
-    assert levels("auto") == levels("near") == {2}
+    assert levels("auto", kind="Q4_0") == levels("near", kind="Q4_0") == {2}
     monkeypatch.setattr("turnout_gguf.format._SMALL", 1000)
-    assert levels("auto") == levels("fast") == {4, 2}
-    assert levels("exact") == {0}
+    assert levels("auto", kind="Q4_0") == levels("fast", kind="Q4_0") == {4, 2}
+    assert levels("exact", kind="Q4_0") == {0}
     multiplied = GgufFormat().open(gguf_decoders.decoder(kind="Q4_0"))._multiplied()
     monkeypatch.setattr("turnout_gguf.format._SMALL", multiplied)
-    assert levels("auto") == levels("auto", tied=False) == {2}  # a table that is only gathered from counts for nothing
+    assert levels("auto", kind="Q4_0") == {2}
+    assert levels("auto", kind="Q4_0", tied=False) == {2}  # a table that is only gathered from counts for nothing
+
+
+@pytest.mark.parametrize("kind", ["TQ1_0", "TQ2_0"])
+def test_models_of_three_values_a_weight_are_computed_near(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("turnout_gguf.format._SMALL", 1000)
+    assert levels("fast", kind=kind) == levels("auto", kind=kind) == {2}
+    assert levels("exact", kind=kind) == {0}
 
 
 CASES: dict[str, dict[str, Any]] = {

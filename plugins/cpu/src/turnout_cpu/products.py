@@ -52,38 +52,38 @@ def product_in_halves(node: ir.Node, readers: Readers) -> Rewrite | None:
 
 
 def product_of_nibbles(node: ir.Node, readers: Readers) -> Rewrite | None:
-    """MatMulNBits of 8 bits in float32: the sum of two of 4 bits, with the upper and with the lower nibbles of its codes.
+    """MatMulNBits of 8 or 2 bits in float32, by products of 4 bits, which alone have a kernel: ONNX Runtime writes other matrices out as
+    float32 in each run, which takes as long as two products of some 250 rows, and of 2 bits ten times as long.
 
-    scale * (code - zero) is 16 scale * (upper nibble of code - that of zero) + scale * (lower nibble of code - that of zero), exactly. ONNX
-    Runtime has no kernel for float32 with 8 bits: it writes the whole matrix out as float32 in each run, which takes as long as two
-    products of some 250 rows.
+    scale * (code - zero) is 16 scale * (upper nibble of code - that of zero) + scale * (lower nibble of code - that of zero), exactly; a
+    code of 2 bits is a nibble as it is.
     """
-    if not _is_exact_of_bytes(node):
+    if not _is_exact_of_others(node):
         return None
     x, codes, scales, zeros = (input_at(node, place) for place in range(4))
     assert codes is not None
     assert scales is not None
-    rows, columns, size = (attribute(node, name, 0) for name in ("N", "K", "block_size"))
+    rows, columns, size, bits = (attribute(node, name, 4) for name in ("N", "K", "block_size", "bits"))
     y, blocks = node.outputs[0], -(-columns // size)
     how = {"K": columns, "N": rows, "bits": 4, "block_size": size, "accuracy_level": 1}
-    tall = _made_later(f"{scales.name}.16", scales, dims_of(scales), lambda: 16 * constant_array(scales))
-    upper, lower = (_nibbles(codes, part, (rows, blocks, size // 2)) for part in ("upper", "lower"))
-    if zeros is None:  # 128
-        zero_points = [_zero_points("middle", 8, rows, blocks), _zero_points("zeros", 0, rows, blocks)]
+
+    def of(part: str, factors: ir.Value, middle: int, sums: ir.Value) -> ir.Node:
+        nibbles = _nibbles(codes, part, (rows, blocks, size // 2))
+        zero = _zero_points(part, middle, rows, blocks) if zeros is None else _nibbles(zeros, part, (rows, -(-blocks // 2)))
+        return made(MICROSOFT, "MatMulNBits", [x, nibbles, factors, zero], [sums], **how)
+
+    if bits == 2:
+        new = [of("whole", scales, 2, same_value(y))]
     else:
-        zero_points = [_nibbles(zeros, part, (rows, -(-blocks // 2))) for part in ("upper", "lower")]
-    parts = [unshaped(f"{y.name}.{part}", y) for part in ("upper", "lower")]
-    new = [
-        made(MICROSOFT, "MatMulNBits", [x, upper, tall, zero_points[0]], [parts[0]], **how),
-        made(MICROSOFT, "MatMulNBits", [x, lower, scales, zero_points[1]], [parts[1]], **how),
-        made("", "Add", parts, [same_value(y)]),
-    ]
+        tall = _made_later(f"{scales.name}.16", scales, dims_of(scales), lambda: 16 * constant_array(scales))
+        sums = [unshaped(f"{y.name}.{part}", y) for part in ("upper", "lower")]
+        new = [of("upper", tall, 8, sums[0]), of("lower", scales, 0, sums[1]), made("", "Add", sums, [same_value(y)])]
     return Rewrite([node], "MatMulNBits of nibbles", replacement=new)
 
 
-def _is_exact_of_bytes(node: ir.Node) -> bool:
-    """Whether it is a product with 8 bits a weight that wants float32's accuracy, and all but x is constant."""
-    if not _is_plain(node, (0, 1)) or attribute(node, "bits", 4) != 8:
+def _is_exact_of_others(node: ir.Node) -> bool:
+    """Whether it is a product with 8 or 2 bits a weight that wants float32's accuracy, and all but x is constant."""
+    if not _is_plain(node, (0, 1)) or attribute(node, "bits", 4) not in (2, 8):
         return False
     zeros = input_at(node, 3)
     are_known = all(is_constant(value) for value in node.inputs[1:] if value is not None)
@@ -91,12 +91,13 @@ def _is_exact_of_bytes(node: ir.Node) -> bool:
 
 
 def _nibbles(codes: ir.Value, part: str, shape: tuple[int, ...]) -> ir.Value:
-    """The upper or lower nibbles of codes, two in a byte, the first in its lower half."""
+    """The upper or lower nibbles of codes of 8 bits, or whole ones of 2 bits, two in a byte, the first in its lower half."""
 
     def packed() -> NDArray[np.uint8]:
         whole = constant_array(codes).reshape(*shape[:-1], -1)
-        nibbles = whole >> 4 if part == "upper" else whole & 15
-        return _packed(np.pad(nibbles, [(0, 0)] * (nibbles.ndim - 1) + [(0, nibbles.shape[-1] % 2)]), 4)
+        nibbles = _fields(whole, 2) if part == "whole" else whole >> 4 if part == "upper" else whole & 15
+        filled = np.pad(nibbles, [(0, 0)] * (nibbles.ndim - 1) + [(0, nibbles.shape[-1] % 2)])
+        return _packed(filled[..., : 2 * shape[-1]], 4)
 
     return _made_later(f"{codes.name}.{part}", codes, shape, packed)
 
@@ -148,6 +149,12 @@ def _identity(bits: int, size: int) -> list[ir.Value]:
     name = f"identity.{bits}.{size}"
     scales = constant(f"{name}.scales", np.ones((size, 1), np.float32))
     return [constant(f"{name}.values", _packed(codes.reshape(size, 1, size), bits)), scales]
+
+
+def _fields(packed: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+    """The codes in the bytes of the last axis, the first in the lowest bits."""
+    fields: NDArray[np.uint8] = packed[..., None] >> np.arange(0, 8, bits, dtype=np.uint8) & np.uint8(2**bits - 1)
+    return fields.reshape(*packed.shape[:-1], -1)
 
 
 def _packed(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:

@@ -7,7 +7,7 @@ import logging
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -24,6 +24,7 @@ __all__ = ["GgufFormat", "GgufSource", "Options"]
 log = logging.getLogger("turnout")
 
 _SMALL = 500_000_000  # weights: one processor makes ten tokens a second of as many, near to exact
+_FRAGILE = frozenset({"TQ1_0", "TQ2_0"})  # three values a weight: 8 bits for the activations lost half of the perplexity
 
 
 class Options(BaseModel):
@@ -99,15 +100,23 @@ class GgufSource(Source):
         from turnout_gguf.decoder import decoder
         from turnout_gguf.weights import Weights
 
-        weights, accuracy = Weights(self.contents, self._store()), self.accuracy
-        if accuracy == "auto":
-            accuracy = "near" if self._multiplied() <= _SMALL else "fast"
-            log.info("%s is computed with accuracy=%r", self.name, accuracy)
+        weights, accuracy = Weights(self.contents, self._store()), self._settled()
         if known(self.contents.metadata, self.name) in ENCODERS:
             from turnout_gguf.encoder import encoder
 
             return encoder(self.contents, weights, accuracy)
         return decoder(self.contents, weights, accuracy, batch=self._options.batch)
+
+    def _settled(self) -> Literal["fast", "near", "exact"]:
+        """The accuracy to compute with: what "auto" comes to; and "fast" is no faster than what keeps within 2 % of the perplexity."""
+        if self.accuracy in ("near", "exact"):
+            return self.accuracy
+        is_fragile = any(tensor.type.name in _FRAGILE for tensor in self.contents.tensors.values())
+        is_near = is_fragile or (self.accuracy == "auto" and self._multiplied() <= _SMALL)
+        settled: Literal["fast", "near"] = "near" if is_near else "fast"
+        if settled != self.accuracy:
+            log.info("%s is computed with accuracy=%r", self.name, settled)
+        return settled
 
     def _multiplied(self) -> int:
         """How many weights a token is multiplied with: all but those of embeddings that are not the head as well."""

@@ -25,6 +25,7 @@ from turnout_gguf.types import BlockType
 __all__ = ["Form", "Packed", "form_of", "joined", "repack"]
 
 _AT_ONCE = 1 << 22  # elements unpacked at a time: they take about ten bytes each on the way
+_BLOCKS_OF_2_BITS = (32, 128)  # the smallest and the largest that ONNX Runtime's kernels take
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +64,17 @@ class Packed:
 
 
 def form_of(kind: BlockType, narrowest: int = 2) -> Form:
-    """The narrowest form that holds every code of the type, and has `narrowest` bits at least."""
+    """The narrowest form that holds every code of the type, and has `narrowest` bits at least; blocks share a scale where they must."""
     layout = QUANTISED[kind.name]
     bits = max(_bits(layout), narrowest)
     zero_point = 1 if bits == 2 else 2 ** (bits - 1)
-    return Form(bits, layout.group, zero_point, (layout.high + 1) // 2 if layout.has_minimum else 0, layout.has_minimum)
+    block = min(layout.group, _BLOCKS_OF_2_BITS[1]) if bits == 2 else layout.group
+    return Form(bits, block, zero_point, (layout.high + 1) // 2 if layout.has_minimum else 0, layout.has_minimum)
 
 
 def _bits(layout: Layout) -> int:
     codes = layout.high - layout.low + 1
-    if codes <= 4 and layout.group >= 32:  # ONNX Runtime has no kernels for two bits in smaller blocks
+    if codes <= 4 and layout.group >= _BLOCKS_OF_2_BITS[0]:
         return 2
     return 4 if codes <= 16 else 8
 
@@ -81,7 +83,7 @@ def repack(raw: NDArray[np.uint8], kind: BlockType, form: Form) -> Packed:
     """Blocks of a quantised type, uint8 [rows, bytes of a row], as a matrix of `form`."""
     rows, columns = len(raw), raw.shape[1] // kind.nbytes * kind.elements
     flat = raw.reshape(-1, kind.nbytes)
-    groups = kind.elements // form.block
+    groups, shares = kind.elements // form.block, QUANTISED[kind.name].group // form.block
     values = np.empty((len(flat) * groups, form.block * form.bits // 8), np.uint8)
     scales = np.empty(len(flat) * groups, np.float32)
     offsets = np.empty(len(flat) * groups, np.float32) if form.has_offsets else None
@@ -90,7 +92,7 @@ def repack(raw: NDArray[np.uint8], kind: BlockType, form: Form) -> Packed:
         found = unpack(flat[start : start + step], kind)
         part = slice(start * groups, (start + step) * groups)
         values[part] = _packed(found, form).reshape(-1, values.shape[1])
-        scales[part] = found.scales.reshape(-1)
+        scales[part] = np.repeat(found.scales.reshape(-1), shares)
         if offsets is not None:
             offsets[part] = _offsets(found, form).reshape(-1)
     filled = form.zero_point * (255 // (2**form.bits - 1))
