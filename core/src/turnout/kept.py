@@ -168,7 +168,17 @@ def _row(info: ValueInfo) -> list[Any]:
 
 def _info(row: Sequence[Any]) -> ValueInfo:
     name, kind, dtype, shape, text, required, alias = row
-    return ValueInfo(name, kind, None if dtype is None else np.dtype(dtype), None if shape is None else tuple(shape), text, required, alias)
+    return ValueInfo(name, kind, None if dtype is None else _dtype(dtype), None if shape is None else tuple(shape), text, required, alias)
+
+
+def _dtype(name: str) -> np.dtype[Any]:
+    try:
+        return np.dtype(name)
+    except TypeError:  # NumPy knows the names of ml_dtypes once that is imported
+        import ml_dtypes
+
+        found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
+        return found
 
 
 def _explanation(story: bytes) -> Any:

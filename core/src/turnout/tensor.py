@@ -7,21 +7,21 @@ DLPack as what they are made of: the element type in the exchanged struct is cha
 from __future__ import annotations
 
 import ctypes
+import functools
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from turnout.errors import InvalidInput
 
 __all__ = [
-    "DLPACK_CODES",
-    "DLPACK_DTYPES",
     "DLTensor",
     "DLVersioned",
     "Tensor",
+    "dlpack_codes",
+    "dlpack_dtypes",
     "held",
     "host_results",
     "host_value",
@@ -32,17 +32,28 @@ __all__ = [
 _CPU = 1  # dlpack.h, kDLCPU
 _DEVICE_NAMES = {1: "cpu", 2: "cuda", 3: "cpu", 8: "metal", 10: "rocm", 13: "cuda"}
 
-# ml_dtypes type -> (DLDataTypeCode, bits); dlpack.h 1.1
-DLPACK_CODES: dict[np.dtype[Any], tuple[int, int]] = {
-    np.dtype(ml_dtypes.bfloat16): (4, 16),
-    np.dtype(ml_dtypes.float8_e4m3fn): (10, 8),
-    np.dtype(ml_dtypes.float8_e4m3fnuz): (11, 8),
-    np.dtype(ml_dtypes.float8_e5m2): (12, 8),
-    np.dtype(ml_dtypes.float8_e5m2fnuz): (13, 8),
-    np.dtype(ml_dtypes.float8_e8m0fnu): (14, 8),
-}
-DLPACK_DTYPES = {code: dtype for dtype, code in DLPACK_CODES.items()}
 _CARRIERS: dict[int, np.dtype[Any]] = {16: np.dtype(np.uint16), 8: np.dtype(np.uint8)}
+
+
+@functools.cache
+def dlpack_codes() -> Mapping[np.dtype[Any], tuple[int, int]]:
+    """ml_dtypes' types to (DLDataTypeCode, bits); dlpack.h 1.1."""
+    import ml_dtypes  # here, since few models have such types, and the import is slow
+
+    return {
+        np.dtype(ml_dtypes.bfloat16): (4, 16),
+        np.dtype(ml_dtypes.float8_e4m3fn): (10, 8),
+        np.dtype(ml_dtypes.float8_e4m3fnuz): (11, 8),
+        np.dtype(ml_dtypes.float8_e5m2): (12, 8),
+        np.dtype(ml_dtypes.float8_e5m2fnuz): (13, 8),
+        np.dtype(ml_dtypes.float8_e8m0fnu): (14, 8),
+    }
+
+
+@functools.cache
+def dlpack_dtypes() -> Mapping[tuple[int, int], np.dtype[Any]]:
+    """The same from the other side."""
+    return {code: dtype for dtype, code in dlpack_codes().items()}
 
 
 class DLTensor(ctypes.Structure):
@@ -122,7 +133,7 @@ class Tensor:
         """A DLPack capsule; every ONNX element type but strings and the packed ones (int4) can cross."""
         if not isinstance(self._data, np.ndarray):
             return self._data.__dlpack__(**asked)
-        code = DLPACK_CODES.get(self._data.dtype)
+        code = dlpack_codes().get(self._data.dtype)
         if code is None:
             return self._data.__dlpack__(**asked)
         capsule = self._data.view(_CARRIERS[code[1]]).__dlpack__(**asked)
@@ -157,7 +168,7 @@ def _from_dlpack(value: Any) -> np.ndarray[Any, Any]:
     except TypeError:  # a library from before DLPack 1.0
         capsule = value.__dlpack__()
     struct = struct_of(capsule)
-    dtype = DLPACK_DTYPES.get((struct.code, struct.bits))
+    dtype = dlpack_dtypes().get((struct.code, struct.bits))
     if dtype is None:
         return np.from_dlpack(_Capsule(capsule))
     struct.code = 1  # kDLUInt

@@ -61,6 +61,8 @@ def offsets(node: ir.Node, readers: Readers) -> Rewrite | None:
         adds = readers.of.get(times.outputs[0], ())
         if times.op_type != "MatMul" or table is None or not is_constant(table) or len(adds) != 1 or adds[0].op_type != "Add":
             return None
+        if any(size != 1 for size in dims_of(table)[:-2]):
+            return None
         (add,) = adds
         product = next((value.producer() for value in add.inputs if value is not None and value is not times.outputs[0]), None)
         if product is None or (product.domain, product.op_type) != (_MICROSOFT, "MatMulNBits") or product.inputs[0] is not x:
@@ -145,10 +147,14 @@ def _node(domain: str, operator: str, inputs: Sequence[Any], outputs: Sequence[i
 
 
 def _turned(table: ir.Value) -> ir.Value:
-    """The constant with its two axes changed over, made when it is asked for."""
+    """The constant's last two axes, changed over, made when it is asked for; those before have one element."""
     assert table.dtype is not None
-    shape = ir.Shape(dims_of(table)[::-1])
+    rows, columns = dims_of(table)[-2:]
+    shape = ir.Shape([columns, rows])
     whole = ir.LazyTensor(
-        lambda: ir.Tensor(np.ascontiguousarray(constant_array(table).T)), dtype=table.dtype, shape=shape, name=f"{table.name}.turned"
+        lambda: ir.Tensor(np.ascontiguousarray(constant_array(table).reshape(rows, columns).T)),
+        dtype=table.dtype,
+        shape=shape,
+        name=f"{table.name}.turned",
     )
     return ir.Value(name=f"{table.name}.turned", type=table.type, shape=shape, const_value=whole)

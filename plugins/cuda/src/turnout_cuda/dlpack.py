@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from turnout.tensor import DLPACK_CODES, DLPACK_DTYPES, DLTensor, DLVersioned, struct_of
+from turnout.tensor import DLTensor, DLVersioned, dlpack_codes, dlpack_dtypes, struct_of
 
 if TYPE_CHECKING:
     from turnout_cuda.context import Context
@@ -70,7 +70,7 @@ def borrow(context: Context, value: Any) -> tuple[tuple[int, ...], np.dtype[Any]
         return None
     tensor = struct_of(capsule)
     shape = tuple(tensor.shape[: tensor.ndim])
-    dtype = DLPACK_DTYPES.get((tensor.code, tensor.bits))
+    dtype = dlpack_dtypes().get((tensor.code, tensor.bits))
     if dtype is None and tensor.code in _NUMPY and tensor.bits % 8 == 0:
         dtype = np.dtype(f"{_NUMPY[tensor.code]}{tensor.bits // 8}")
     if dtype is None or tensor.lanes != 1 or not _dense(shape, tensor.strides[: tensor.ndim] if tensor.strides else None):
@@ -95,7 +95,7 @@ def export(tensor: DeviceTensor, *, stream: int | None, versioned: bool) -> Any:
     context = tensor.memory.context
     if stream == 0:
         raise BufferError("stream 0 may mean either of CUDA's default streams: pass 1 (legacy) or 2 (per thread)")
-    kind = DLPACK_CODES.get(tensor.dtype) or (_KINDS.get(tensor.dtype.kind, -1), 8 * tensor.dtype.itemsize)
+    kind = dlpack_codes().get(tensor.dtype) or (_KINDS.get(tensor.dtype.kind, -1), 8 * tensor.dtype.itemsize)
     if kind[0] < 0:
         raise BufferError(f"DLPack has no name for {tensor.dtype} as it lies in memory here")
     follower = _LEGACY if stream is None else int(stream)

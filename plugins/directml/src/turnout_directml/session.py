@@ -17,11 +17,12 @@ from turnout_directml.adapters import EP, Lock
 from turnout_directml.capture import captured
 from turnout_directml.dialect import OPSET
 from turnout_directml.resident import ResidentSession, fetched, outlines
-from turnout_ort.build import blame, open_model, ports
+from turnout_ort.build import blame, ports
 from turnout_ort.failures import input_error, sentence
+from turnout_ort.opening import Model, open_model
 from turnout_ort.registry import schemas
 from turnout_ort.runtime import onnxruntime
-from turnout_ort.serialize import Model, to_model
+from turnout_ort.serialize import to_model
 from turnout_ort.session import PlainSession, make_executable
 from turnout_ort.values import Port
 

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from turnout.formats import Accuracy, Format, Source
-from turnout_gguf.reader import Gguf, opened, read
+from turnout_gguf.mapped import mapped
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from turnout_gguf.reader import Gguf
     from turnout_gguf.store import Store
 
 __all__ = ["GgufFormat", "GgufSource", "Options"]
@@ -72,7 +73,7 @@ class GgufSource(Source):
     format = "gguf"
 
     def __init__(self, file: Path | bytes, *, accuracy: Accuracy = "fast", options: Options | None = None) -> None:
-        self._map = opened(file)  # at once: the metadata that are read later are those of the file that was opened
+        self._map = mapped(file)  # at once: the metadata that are read later are those of the file that was opened
         self.path = file if isinstance(file, Path) else None
         self.accuracy = accuracy
         self._options = options or Options()
@@ -81,6 +82,8 @@ class GgufSource(Source):
     @functools.cached_property
     def contents(self) -> Gguf:
         """Metadata and tensors. Raises InvalidModel."""
+        from turnout_gguf.reader import read
+
         return read(self._map, self.name)
 
     @property

@@ -165,10 +165,11 @@ class Layers:
         def made() -> NDArray[Any]:
             offsets = matrix.packed.offsets
             assert offsets is not None
-            return offsets.T if transposed else offsets
+            return offsets.T[None] if transposed else offsets
 
-        name = "offsets.transposed" if transposed else "offsets"
-        return self._part(matrix, name, ir.DataType.FLOAT, (blocks, rows) if transposed else (rows, blocks), made)
+        # of three axes, since ONNX Runtime copies a matrix of two into an order that makes a product with so few columns no quicker
+        name, shape = ("offsets.transposed", (1, blocks, rows)) if transposed else ("offsets", (rows, blocks))
+        return self._part(matrix, name, ir.DataType.FLOAT, shape, made)
 
     # norms and functions
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import mmap
 import struct
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,12 +25,13 @@ from typing import TYPE_CHECKING, Any, NoReturn, overload
 import numpy as np
 
 from turnout.errors import InvalidModel
+from turnout_gguf.mapped import mapped
 from turnout_gguf.types import TYPES, BlockType
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray  # of no use at run time, and slow to import
 
-__all__ = ["Gguf", "Metadata", "Strings", "Tensor", "opened", "read"]
+__all__ = ["Gguf", "Metadata", "Strings", "Tensor", "read"]
 
 _MOST_KEYS = 4096  # the largest files known hold some 60
 _MOST_TENSORS = 65536  # the largest files known hold some 2,000
@@ -133,20 +133,7 @@ class Gguf:
 
 def read(file: Path | bytes | memoryview, name: str = "<bytes>") -> Gguf:
     """Opens a file, or its bytes. Raises InvalidModel for whatever is not a sound GGUF of version 2 or 3."""
-    return _Reader(opened(file), file.name if isinstance(file, Path) else name).read()
-
-
-def opened(file: Path | bytes | memoryview) -> memoryview:
-    """The file mapped into memory, nothing of it read. Raises InvalidModel where that cannot be."""
-    if not isinstance(file, Path):
-        return memoryview(file)
-    try:
-        with open(file, "rb") as source:
-            if source.seek(0, 2) == 0:
-                return memoryview(b"")
-            return memoryview(mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ))
-    except OSError as error:
-        raise InvalidModel(f"{file.name} cannot be read: {error.strerror}", hint="check the path and the file's permissions") from None
+    return _Reader(mapped(file), file.name if isinstance(file, Path) else name).read()
 
 
 class _Reader:

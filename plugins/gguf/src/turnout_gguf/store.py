@@ -24,7 +24,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-import ml_dtypes  # noqa: F401 - NumPy then knows bfloat16 by name
 import numpy as np
 
 if TYPE_CHECKING:

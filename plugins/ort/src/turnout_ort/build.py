@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from turnout.errors import CompileError
 from turnout.graph import alias_of, captures, ir, label, partition, type_name, whole_file
 from turnout_ort.failures import culprit, sentence
-from turnout_ort.pieces import Chain, cut
+from turnout_ort.opening import Model, Options, open_model, open_models, session_of
+from turnout_ort.pieces import cut
 from turnout_ort.registry import schemas
-from turnout_ort.runtime import onnxruntime
-from turnout_ort.serialize import Model, to_model
+from turnout_ort.serialize import to_model
 from turnout_ort.session import PlainSession, make_executable
 from turnout_ort.values import Port
 
-__all__ = ["alone", "assigned", "blame", "build", "in_place", "open_model", "open_models", "ports", "signature", "trivial"]
+__all__ = ["alone", "assigned", "blame", "build", "in_place", "ports", "signature", "trivial"]
 
 _TRIALS = 64  # distinct nodes to try alone after a session failed; each takes about half a millisecond
-
-Options = Callable[[], Any]
-"""Makes new SessionOptions: weights are added to them, so that each session needs its own."""
 
 
 def build(graph: ir.GraphView, options: Options, at_once: int = 1) -> PlainSession:
@@ -73,37 +69,11 @@ def _whole(graph: ir.GraphView, options: Options) -> Any | None:
     if file is None:
         return None
     try:
-        session = _session(str(file) if isinstance(file, Path) else file, options())
+        session = session_of(str(file) if isinstance(file, Path) else file, options())
     except Exception:
         return None  # the graph is tried next, and its error, which knows the nodes, is the one to report
     known = {meta.name for meta in (*session.get_inputs(), *session.get_overridable_initializers())}
     return session if all(value.name in known for value in graph.inputs) else None
-
-
-def open_models(models: Sequence[tuple[Model, Options]]) -> Any:
-    """A session of models that follow one another, each made by a thread of its own. Raises what ONNX Runtime raises."""
-    if len(models) == 1:
-        return open_model(*models[0])
-    with ThreadPoolExecutor(len(models)) as pool:
-        return Chain(list(pool.map(lambda one: open_model(*one), models)))
-
-
-def open_model(model: Model, options: Options) -> Any:
-    """An InferenceSession of a model, its weights handed over beside it. Raises what ONNX Runtime raises."""
-    settings = options()
-    if model.weights:
-        settings.add_external_initializers(list(model.weights), [tied.value for tied in model.weights.values()])
-    if model.folder is not None:
-        settings.add_session_config_entry("session.model_external_initializers_file_folder_path", str(model.folder))
-    return _session(model.proto, settings)
-
-
-def _session(source: str | bytes, settings: Any) -> Any:
-    # without providers in the settings, none means whatever ONNX Runtime prefers
-    providers = None if settings.has_providers() else ["CPUExecutionProvider"]
-    session = onnxruntime().InferenceSession(source, settings, providers=providers, enable_fallback=0)
-    session._model_bytes = None  # it would keep the whole model for a second session that is never made
-    return session
 
 
 def ports(session: Any, graph: ir.GraphView) -> tuple[list[Port], list[Port]]:
@@ -173,7 +143,7 @@ def trivial(settings: Any) -> None:
     import onnx
 
     text = '<ir_version: 8, opset_import: ["": 13]> trivial (float[1] x) => (float[1] y) { y = Identity(x) }'
-    _session(onnx.parser.parse_model(text).SerializeToString(), settings)
+    session_of(onnx.parser.parse_model(text).SerializeToString(), settings)
 
 
 def _small(options: Options) -> Any:

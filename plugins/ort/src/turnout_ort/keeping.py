@@ -24,12 +24,10 @@ import numpy as np
 
 from turnout.graph import place_of, type_name
 from turnout.provider import Executable
-from turnout_ort.build import in_place, open_model, open_models
 from turnout_ort.empty import behind_rail, needed
+from turnout_ort.opening import Model, open_model, open_models
 from turnout_ort.pieces import cut
-from turnout_ort.registry import schemas
 from turnout_ort.runtime import onnxruntime
-from turnout_ort.serialize import INLINE, Model, to_model
 from turnout_ort.session import make_executable
 from turnout_ort.values import FOREIGN, NATIVE, Port, from_array
 
@@ -51,6 +49,8 @@ def keep(graph: ir.GraphView, folder: Path, *, guard: bool, rewrite: Callable[[]
     guard: empty tensors would end the process (empty.py). rewrite: settings under which ONNX Runtime may rewrite the graph,
     None where it may not. at_once: in how many pieces it may be, whose sessions are made at the same time.
     """
+    from turnout_ort.build import in_place  # here as below, since whoever reopens a graph does not build one
+
     pieces = cut(graph, at_once)
     for number, piece in enumerate(pieces):
         (folder / str(number)).mkdir()
@@ -69,6 +69,9 @@ def keep(graph: ir.GraphView, folder: Path, *, guard: bool, rewrite: Callable[[]
 
 def _keep(graph: ir.GraphView, folder: Path, rewrite: Callable[[], Any] | None) -> bool:
     """The same for a piece."""
+    from turnout_ort.registry import schemas
+    from turnout_ort.serialize import to_model
+
     model = to_model(graph, schemas().newest)
     if any(_is_packed(graph.initializers[name]) for name in model.weights):
         return False
@@ -132,6 +135,8 @@ def _kept(folder: Path, options: Callable[[], Any]) -> tuple[Model, Callable[[],
 def _rewritten(model: Model, settings: Any, folder: Path) -> bytes | None:
     """The model as ONNX Runtime rewrites it, its weights where they were; None where it fails, or makes new weights of some size."""
     import onnx
+
+    from turnout_ort.serialize import INLINE
 
     # what is beyond depends on the processor, and is for convolutions
     settings.graph_optimization_level = onnxruntime().GraphOptimizationLevel.ORT_ENABLE_EXTENDED

@@ -7,38 +7,23 @@ in memory are handed over as values, which it copies.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from turnout.errors import CompileError
 from turnout.graph import ir, place_of, subgraphs, type_name
+from turnout_ort.opening import Model
 from turnout_ort.values import Tied, from_weight
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["INLINE", "Model", "to_model"]
+__all__ = ["INLINE", "to_model"]
 
 INLINE = 1024  # bytes; smaller constants stay in the model, where shape inference and folding see them
 _IR_VERSION = 10  # every ONNX Runtime since 1.18 reads it; later ones only add types, which are not checked against it
 _NO_FILE = "given-by-turnout"  # location of weights in memory; it has to be there, and is never opened
-
-
-@dataclass
-class Model:
-    """What a session is built from.
-
-    proto: the model's bytes. names: unique node name to position in the graph. weights: those in memory, by name.
-    folder: where the files of the other weights lie, None where there are none. files: their names there.
-    """
-
-    proto: bytes
-    names: dict[str, int]
-    weights: dict[str, Tied] = field(default_factory=dict)
-    folder: Path | None = None
-    files: Collection[str] = ()
 
 
 def to_model(graph: ir.GraphView, newest: Mapping[str, int]) -> Model:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-import ml_dtypes
 import numpy as np
 
 from turnout_ort.runtime import bindings, cpu_memory, onnxruntime
@@ -38,11 +37,18 @@ NATIVE = {
 
 @dataclass(frozen=True, slots=True)
 class Foreign:
-    """An element type that NumPy does not have: its number in ONNX, its ml_dtypes type, its size in bits."""
+    """An element type that NumPy does not have: its number in ONNX, its name in ml_dtypes, its size in bits."""
 
     number: int
-    dtype: np.dtype[Any]
+    name: str
     bits: int
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        import ml_dtypes  # here, since few models have such types, and the import is slow
+
+        found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, self.name))
+        return found
 
     @property
     def packed(self) -> bool:
@@ -55,7 +61,7 @@ class Foreign:
 
 
 FOREIGN = {
-    f"tensor({onnx_name})": Foreign(number, np.dtype(getattr(ml_dtypes, name)), bits)
+    f"tensor({onnx_name})": Foreign(number, name, bits)
     for onnx_name, number, name, bits in (
         ("bfloat16", 16, "bfloat16", 16),
         ("float8e4m3fn", 17, "float8_e4m3fn", 8),
