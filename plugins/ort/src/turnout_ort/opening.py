@@ -37,8 +37,9 @@ def open_models(models: Sequence[tuple[Model, Options]]) -> Any:
     """A session of models that follow one another, each made by a thread of its own. Raises what ONNX Runtime raises."""
     if len(models) == 1:
         return open_model(*models[0])
-    with ThreadPoolExecutor(len(models)) as pool:
-        return Chain(list(pool.map(lambda one: open_model(*one), models)))
+    with ThreadPoolExecutor(len(models) - 1) as pool:
+        others = pool.map(lambda one: open_model(*one), models[1:])
+        return Chain([open_model(*models[0]), *others])
 
 
 def open_model(model: Model, options: Options) -> Any:
