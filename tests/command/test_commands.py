@@ -73,6 +73,9 @@ def test_several_devices_are_a_list_and_one_is_a_demand(turnout: Turnout, scale:
         assert json.loads(turnout("explain", scale, *names, "--json").stdout)["partitions"][0]["device"] == "reference:0"
     for names in (("-d", "reference,nowhere"), ("-d", "reference", "-d", "nowhere")):
         assert "'nowhere'" in turnout("explain", scale, *names).stderr
+    unnamed = turnout("explain", scale, "-d", "")
+    assert unnamed.exit_code == 2
+    assert "no device is named" in unnamed.stderr
 
 
 def fail(error: BaseException) -> Any:

@@ -74,7 +74,7 @@ def test_a_format_is_told_accuracy_and_its_own_options(boxed: Boxed) -> None:
 
 
 def test_options_and_accuracy_that_nobody_knows(boxed: Boxed) -> None:
-    with pytest.raises(InvalidInput, match="options\\['boxed'\\]: lit") as wrong:
+    with pytest.raises(InvalidInput, match="options\\['boxed'\\]: there is no option 'lit'") as wrong:
         turnout.load(b"BOX", options={"boxed": {"lit": 1}})
     assert wrong.value.hint == "its options are: lid"
     with pytest.raises(InvalidInput, match="'box'") as unknown:
@@ -100,7 +100,11 @@ def test_folders_that_no_format_knows(tmp_path: Path) -> None:
     onnx.save(RELU, tmp_path / "onnx" / "model.onnx")
     with pytest.raises(InvalidModel, match="is a folder") as full:
         turnout.load(tmp_path)
-    assert str(tmp_path / "onnx" / "model.onnx") in full.value.hint
+    assert full.value.hint == f"give the file inside it: {tmp_path / 'onnx' / 'model.onnx'}"
+    (tmp_path / "small.gguf").touch()
+    with pytest.raises(InvalidModel, match="is a folder") as more:
+        turnout.load(tmp_path)
+    assert more.value.hint == f"give one of the files in it: {tmp_path / 'onnx' / 'model.onnx'}, {tmp_path / 'small.gguf'}"
 
 
 def test_a_model_knows_where_it_came_from(tmp_path: Path) -> None:

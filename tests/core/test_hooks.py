@@ -176,6 +176,9 @@ def test_options_are_checked_by_the_provider():
     with pytest.raises(turnout.TurnoutError, match="threads") as caught:
         turnout.load(RELU, device="cpu", options={"cpu": {"threads": "many"}})
     assert "its options are" in caught.value.hint
+    for wrong, said in (({"thread": 2}, "there is no option 'thread'"), ({"threads": 0}, "threads=0 should be greater than or equal to 1")):
+        with pytest.raises(turnout.TurnoutError, match=said):
+            turnout.load(RELU, device="cpu", options={"cpu": wrong})
     with pytest.raises(turnout.TurnoutError, match="nothing installed of that name"):
         turnout.load(RELU, device="cpu", options={"cpuu": {}})
     with turnout.load(RELU, device="cpu", options={"cpu": {"threads": 1}}) as model:

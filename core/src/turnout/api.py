@@ -227,9 +227,13 @@ def _section(name: str, kind: Any, given: Any) -> Any:
         return kind.model_validate(given)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the section"
+        where = ".".join(map(str, first["loc"]))
+        if first["type"] == "extra_forbidden":
+            wrong = f"there is no option {where!r}"
+        else:
+            wrong = f"{where or 'it'}={first['input']!r:.80} {first['msg'].replace('Input should', 'should').split(',')[0]}"
         fields = ", ".join(kind.model_fields)
-        raise InvalidInput(f"options[{name!r}]: {where}: {first['msg']}", hint=f"its options are: {fields}") from None
+        raise InvalidInput(f"options[{name!r}]: {wrong}", hint=f"its options are: {fields}") from None
 
 
 def _say(model: Model, counts: Mapping[str, int], how: str, seconds: float, whole: Partition | None = None) -> None:

@@ -187,6 +187,8 @@ def _chosen(names: Sequence[str]) -> str | list[str] | None:
     """What `load` takes: None, one name (a demand) or a list (a permission)."""
     flat = [name.strip() for text in names for name in text.split(",") if name.strip()]
     if not flat:
+        if names:
+            raise click.BadParameter("no device is named; `turnout devices` lists them", param_hint="--device")
         return None
     return flat[0] if len(flat) == 1 else flat
 

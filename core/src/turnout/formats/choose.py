@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,13 +61,20 @@ def _from_path(path: Path, accuracy: Accuracy, options: Mapping[str, Any]) -> So
     return _open(_of_format(head, path.name), path, accuracy, options)
 
 
+def _listed(files: Sequence[Path]) -> str:
+    """The first few, so that one of them can be copied."""
+    return ", ".join(map(str, files[:4])) + (" ..." if len(files) > 4 else "")
+
+
 def _of_folder(folder: Path) -> Format:
     """The format of a folder. Raises InvalidModel with what lies in it where no format knows it."""
     kind = next((one for one in formats() if one.accepts_folder(folder)), None)
     if kind is not None:
         return kind
     models = sorted(entry for pattern in ("*.onnx", "*.gguf", "onnx/*.onnx") for entry in folder.glob(pattern))
-    hint = f"give the file inside it: {models[0]}" if models else "give a model file"
+    hint = "give a model file"
+    if models:
+        hint = f"give the file inside it: {models[0]}" if len(models) == 1 else f"give one of the files in it: {_listed(models)}"
     if (folder / "genai_config.json").exists() or (folder / "tokenizer.json").exists():
         hint = "pip install turnout-text, which reads the folders of exported language models" + (f"; or {hint}" if models else "")
     raise InvalidModel(f"{folder} is a folder, and no format installed here knows a model in it", hint=hint)
