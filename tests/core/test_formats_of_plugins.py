@@ -105,6 +105,11 @@ def test_folders_that_no_format_knows(tmp_path: Path) -> None:
     with pytest.raises(InvalidModel, match="is a folder") as more:
         turnout.load(tmp_path)
     assert more.value.hint == f"give one of the files in it: {tmp_path / 'onnx' / 'model.onnx'}, {tmp_path / 'small.gguf'}"
+    for number in range(4):
+        (tmp_path / f"{number}.gguf").touch()
+    with pytest.raises(InvalidModel, match="is a folder") as many:
+        turnout.load(tmp_path)
+    assert many.value.hint.endswith("3.gguf ...")
 
 
 def test_a_model_knows_where_it_came_from(tmp_path: Path) -> None:

@@ -176,9 +176,16 @@ def test_options_are_checked_by_the_provider():
     with pytest.raises(turnout.TurnoutError, match="threads") as caught:
         turnout.load(RELU, device="cpu", options={"cpu": {"threads": "many"}})
     assert "its options are" in caught.value.hint
-    for wrong, said in (({"thread": 2}, "there is no option 'thread'"), ({"threads": 0}, "threads=0 should be greater than or equal to 1")):
-        with pytest.raises(turnout.TurnoutError, match=said):
+    for wrong, said in (
+        ({"thread": 2}, ": there is no option 'thread'"),
+        ({"threads": 0}, ": threads=0 should be greater than or equal to 1"),
+        ({"threads": "two"}, ": threads='two' should be a valid integer"),
+        ({"graph_optimization": "some"}, ": graph_optimization='some' should be 'all', 'extended', 'basic' or 'none'"),
+        (5, "=5 is no mapping"),
+    ):
+        with pytest.raises(turnout.TurnoutError) as found:
             turnout.load(RELU, device="cpu", options={"cpu": wrong})
+        assert str(found.value).splitlines()[0] == f"options['cpu']{said}"
     with pytest.raises(turnout.TurnoutError, match="nothing installed of that name"):
         turnout.load(RELU, device="cpu", options={"cpuu": {}})
     with turnout.load(RELU, device="cpu", options={"cpu": {"threads": 1}}) as model:

@@ -83,6 +83,18 @@ def test_products_with_offsets_become_one_each() -> None:
     assert np.array_equal(constant_array(new.inputs[4]), constant_array(table)[0].T)
 
 
+@pytest.mark.parametrize("dims", [[8], [2, 4, 8], [1, 1, 1, 8]])
+def test_products_with_what_is_no_matrix_stay(dims: list[int]) -> None:
+    graph = graph_of()
+    many = len(found(offsets, graph))
+    times = next(node for one in found(offsets, graph) for node in one.nodes if node.op_type == "MatMul")
+    table = ir.Value(
+        name="table", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(dims), const_value=ir.Tensor(np.zeros(dims, np.float32))
+    )
+    times.replace_input_with(1, table)
+    assert len(found(offsets, graph)) == many - 1
+
+
 def test_products_without_offsets_stay() -> None:
     assert not found(offsets, graph_of(kind="Q4_0"))
 

@@ -50,7 +50,7 @@ def test_halves_where_products_without_zero_points_round_whole_rows(tokens: int,
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
     monkeypatch.setattr("turnout_cpu.products.constant", lambda name, array: given.append(name) or constant(name, array))
     there = product(4, False, 2, values, scales).run(x=x)["y"]
-    assert [name for name in given if name.startswith("middle")] == [f"middle.{N}.{K // BLOCK // 2}", f"middle.{BLOCK}.1"]
+    assert [name for name in given if name.startswith("zeros")] == [f"zeros.8.{N}.{K // BLOCK // 2}", f"zeros.8.{BLOCK}.1"]
     assert np.abs(here - there).max() < 1e-5 * np.abs(here).max()
 
 

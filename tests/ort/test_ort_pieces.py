@@ -131,6 +131,20 @@ def test_small_graphs_stay_whole(monkeypatch: pytest.MonkeyPatch, read: Any, vie
     assert len(cut(view(read(_model(_LINE, {6}))), 2)) == 1  # 6 matrices
 
 
+def test_what_is_repacked_counts_for_the_time_that_it_takes(read: Any) -> None:
+    """Matrices of 8 bits for more than those of 4; none that has three axes, which MatMul reads as it lies."""
+    text = """<ir_version: 10, opset_import: ["" : 21, "com.microsoft" : 1]>
+        g (float[N,32] x, uint8[16,1,16] a, uint8[16,1,32] b, float[16] s)
+        => (float[N,16] w, float[N,16] v, float[N,16] y, float[1,N,16] z) {
+        w = com.microsoft.MatMulNBits <K = 32, N = 16, bits = 4, block_size = 32> (x, a, s)
+        v = com.microsoft.MatMulNBits <K = 32, N = 16, bits = 8, block_size = 32> (x, b, s)
+        y = MatMul(x, m)  z = MatMul(x, n) }"""
+    model = onnx.parser.parse_model(text)
+    for name, shape in (("m", (32, 16)), ("n", (1, 32, 16))):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros(shape, np.float32), name))
+    assert [pieces._repacked(node) for node in read(model)] == [512, 640, 512, 0]
+
+
 def test_wrong_inputs_are_told_as_ever(provider: Any, device: Any, read: Any, view: Any) -> None:
     made = built(view(read(_model(_LINE, {6}))), lambda: provider.session_options(device, None), 3)
     with pytest.raises(InvalidInput, match="v0"):

@@ -226,14 +226,20 @@ def _section(name: str, kind: Any, given: Any) -> Any:
     try:
         return kind.model_validate(given)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        if first["type"] == "extra_forbidden":
-            wrong = f"there is no option {where!r}"
-        else:
-            wrong = f"{where or 'it'}={first['input']!r:.80} {first['msg'].replace('Input should', 'should').split(',')[0]}"
         fields = ", ".join(kind.model_fields)
-        raise InvalidInput(f"options[{name!r}]: {wrong}", hint=f"its options are: {fields}") from None
+        raise InvalidInput(f"options[{name!r}]{_wrong(error.errors()[0])}", hint=f"its options are: {fields}") from None
+
+
+def _wrong(first: Any) -> str:
+    """What pydantic found in a section, in words for whoever wrote it."""
+    if not first["loc"]:
+        return f"={first['input']!r:.80} is no mapping"
+    option, said = first["loc"][0], first["msg"]
+    if first["type"] == "extra_forbidden":
+        return f": there is no option {option!r}"
+    if not said.startswith("Input "):
+        return f": {option}: {said}"
+    return f": {option}={first['input']!r:.80} {said.removeprefix('Input ').partition(', unable to')[0]}"
 
 
 def _say(model: Model, counts: Mapping[str, int], how: str, seconds: float, whole: Partition | None = None) -> None:

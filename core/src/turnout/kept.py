@@ -28,12 +28,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from turnout import plugins
 from turnout.model import Interface, Model, ValueInfo
 from turnout.probe import cache_folder
 from turnout.program import of_one
+from turnout.tensor import dtype_named
 
 if TYPE_CHECKING:
     from turnout.formats import Source
@@ -168,17 +167,8 @@ def _row(info: ValueInfo) -> list[Any]:
 
 def _info(row: Sequence[Any]) -> ValueInfo:
     name, kind, dtype, shape, text, required, alias = row
-    return ValueInfo(name, kind, None if dtype is None else _dtype(dtype), None if shape is None else tuple(shape), text, required, alias)
-
-
-def _dtype(name: str) -> np.dtype[Any]:
-    try:
-        return np.dtype(name)
-    except TypeError:  # NumPy knows the names of ml_dtypes once that is imported
-        import ml_dtypes
-
-        found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
-        return found
+    dims = None if shape is None else tuple(shape)
+    return ValueInfo(name, kind, None if dtype is None else dtype_named(dtype), dims, text, required, alias)
 
 
 def _explanation(story: bytes) -> Any:

@@ -22,6 +22,7 @@ __all__ = [
     "Tensor",
     "dlpack_codes",
     "dlpack_dtypes",
+    "dtype_named",
     "held",
     "host_results",
     "host_value",
@@ -36,9 +37,21 @@ _CARRIERS: dict[int, np.dtype[Any]] = {16: np.dtype(np.uint16), 8: np.dtype(np.u
 
 
 @functools.cache
+def dtype_named(name: str) -> np.dtype[Any]:
+    """NumPy's type of that name, or ml_dtypes'."""
+    try:
+        return np.dtype(name)
+    except TypeError:
+        import ml_dtypes  # here as below, since few models have such types, and the import is slow
+
+        found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
+        return found
+
+
+@functools.cache
 def dlpack_codes() -> Mapping[np.dtype[Any], tuple[int, int]]:
     """ml_dtypes' types to (DLDataTypeCode, bits); dlpack.h 1.1."""
-    import ml_dtypes  # here, since few models have such types, and the import is slow
+    import ml_dtypes
 
     return {
         np.dtype(ml_dtypes.bfloat16): (4, 16),
@@ -131,7 +144,7 @@ class Tensor:
 
     def __dlpack__(self, **asked: Any) -> Any:
         """A DLPack capsule; every ONNX element type but strings and the packed ones (int4) can cross."""
-        if not isinstance(self._data, np.ndarray):
+        if not isinstance(self._data, np.ndarray) or self._data.dtype.isbuiltin == 1:
             return self._data.__dlpack__(**asked)
         code = dlpack_codes().get(self._data.dtype)
         if code is None:

@@ -52,13 +52,15 @@ def product_in_halves(node: ir.Node, readers: Readers) -> Rewrite | None:
 
 
 def product_of_nibbles(node: ir.Node, readers: Readers) -> Rewrite | None:
-    """MatMulNBits of 8 or 2 bits in float32, by products of 4 bits, which alone have a kernel: ONNX Runtime writes other matrices out as
-    float32 in each run, which takes as long as two products of some 250 rows, and of 2 bits ten times as long.
+    """MatMulNBits of 8 or 2 bits in float32, by products of 4 bits.
+
+    Those alone have a kernel for float32: matrices of 8 bits ONNX Runtime writes out in each run, which takes as long as two products of
+    some 250 rows, and of 2 bits ten times as long.
 
     scale * (code - zero) is 16 scale * (upper nibble of code - that of zero) + scale * (lower nibble of code - that of zero), exactly; a
     code of 2 bits is a nibble as it is.
     """
-    if not _is_exact_of_others(node):
+    if not _is_exact_of_2_or_8_bits(node):
         return None
     x, codes, scales, zeros = (input_at(node, place) for place in range(4))
     assert codes is not None
@@ -69,7 +71,7 @@ def product_of_nibbles(node: ir.Node, readers: Readers) -> Rewrite | None:
 
     def of(part: str, factors: ir.Value, middle: int, sums: ir.Value) -> ir.Node:
         nibbles = _nibbles(codes, part, (rows, blocks, size // 2))
-        zero = _zero_points(part, middle, rows, blocks) if zeros is None else _nibbles(zeros, part, (rows, -(-blocks // 2)))
+        zero = _zero_points(middle, rows, blocks) if zeros is None else _nibbles(zeros, part, (rows, -(-blocks // 2)))
         return made(MICROSOFT, "MatMulNBits", [x, nibbles, factors, zero], [sums], **how)
 
     if bits == 2:
@@ -81,7 +83,7 @@ def product_of_nibbles(node: ir.Node, readers: Readers) -> Rewrite | None:
     return Rewrite([node], "MatMulNBits of nibbles", replacement=new)
 
 
-def _is_exact_of_others(node: ir.Node) -> bool:
+def _is_exact_of_2_or_8_bits(node: ir.Node) -> bool:
     """Whether it is a product with 8 or 2 bits a weight that wants float32's accuracy, and all but x is constant."""
     if not _is_plain(node, (0, 1)) or attribute(node, "bits", 4) not in (2, 8):
         return False
@@ -134,13 +136,13 @@ def _rounded_by_blocks(matrix: Sequence[ir.Value | None], blocks: int, bits: int
     if not is_whole:
         return matrix
     codes, scales = matrix[:2]
-    return [codes, scales, _zero_points("middle", 8, dims_of(codes)[0], blocks)]
+    return [codes, scales, _zero_points(8, dims_of(codes)[0], blocks)]
 
 
-def _zero_points(name: str, code: int, rows: int, blocks: int) -> ir.Value:
+def _zero_points(code: int, rows: int, blocks: int) -> ir.Value:
     """The same zero point for each block of a product with 4 bits, two in a byte."""
     shape = (rows, -(-blocks // 2))
-    return constant(f"{name}.{shape[0]}.{shape[1]}", np.full(shape, code | code << 4, np.uint8))
+    return constant(f"zeros.{code}.{shape[0]}.{shape[1]}", np.full(shape, code | code << 4, np.uint8))
 
 
 def _identity(bits: int, size: int) -> list[ir.Value]:

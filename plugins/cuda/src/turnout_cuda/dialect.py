@@ -61,7 +61,7 @@ def offsets(node: ir.Node, readers: Readers) -> Rewrite | None:
         adds = readers.of.get(times.outputs[0], ())
         if times.op_type != "MatMul" or table is None or not is_constant(table) or len(adds) != 1 or adds[0].op_type != "Add":
             return None
-        if any(size != 1 for size in dims_of(table)[:-2]):
+        if not _is_matrix(dims_of(table), dims_of(node.outputs[0])):
             return None
         (add,) = adds
         product = next((value.producer() for value in add.inputs if value is not None and value is not times.outputs[0]), None)
@@ -144,6 +144,11 @@ def _rewrite(
 
 def _node(domain: str, operator: str, inputs: Sequence[Any], outputs: Sequence[ir.Value], **how: Any) -> ir.Node:
     return ir.node(operator, list(inputs), how, domain=domain, outputs=list(outputs), version=1, name=f"{outputs[0].name}.{operator}")
+
+
+def _is_matrix(dims: Sequence[Any], times: Sequence[Any]) -> bool:
+    """Whether what has these dimensions is multiplied with as one matrix, which adds no axes."""
+    return 2 <= len(dims) <= len(times) and all(size == 1 for size in dims[:-2])
 
 
 def _turned(table: ir.Value) -> ir.Value:

@@ -167,7 +167,7 @@ class Layers:
             assert offsets is not None
             return offsets.T[None] if transposed else offsets
 
-        # of three axes, since ONNX Runtime copies a matrix of two into an order that makes a product with so few columns no quicker
+        # of three axes: one of two ONNX Runtime copies at each load, for products that are no quicker with one token or with many
         name, shape = ("offsets.transposed", (1, blocks, rows)) if transposed else ("offsets", (rows, blocks))
         return self._part(matrix, name, ir.DataType.FLOAT, shape, made)
 

@@ -64,7 +64,10 @@ class Packed:
 
 
 def form_of(kind: BlockType, narrowest: int = 2) -> Form:
-    """The narrowest form that holds every code of the type, and has `narrowest` bits at least; blocks share a scale where they must."""
+    """The narrowest form that holds every code of the type, and has `narrowest` bits at least.
+
+    With 2 bits a block has 128 elements at most: a group of 256 becomes two blocks with the same scale.
+    """
     layout = QUANTISED[kind.name]
     bits = max(_bits(layout), narrowest)
     zero_point = 1 if bits == 2 else 2 ** (bits - 1)
@@ -94,7 +97,7 @@ def repack(raw: NDArray[np.uint8], kind: BlockType, form: Form) -> Packed:
         values[part] = _packed(found, form).reshape(-1, values.shape[1])
         scales[part] = np.repeat(found.scales.reshape(-1), shares)
         if offsets is not None:
-            offsets[part] = _offsets(found, form).reshape(-1)
+            offsets[part] = np.repeat(_offsets(found, form).reshape(-1), shares)
     filled = form.zero_point * (255 // (2**form.bits - 1))
     return Packed(
         form,

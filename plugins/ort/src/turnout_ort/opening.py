@@ -34,7 +34,7 @@ class Model:
 
 
 def open_models(models: Sequence[tuple[Model, Options]]) -> Any:
-    """A session of models that follow one another, each made by a thread of its own. Raises what ONNX Runtime raises."""
+    """A session of models that follow one another, all made at once: one here, the others by threads. Raises what ONNX Runtime raises."""
     if len(models) == 1:
         return open_model(*models[0])
     with ThreadPoolExecutor(len(models) - 1) as pool:

@@ -16,7 +16,7 @@ from turnout_ort.values import NATIVE
 
 __all__ = ["Chain", "cut"]
 
-_LEAST = 32 << 20  # elements of 4 bits to repack that are worth a session of their own: about a twentieth of a second
+_LEAST = 32 << 20  # elements to repack that are worth a session of their own: about a twentieth of a second
 _NODE = 20_000  # elements that are repacked in the time that a node takes whatever it is
 _SLACK = 0.05  # of the whole, by which a piece may be off its share where fewer values cross then
 
@@ -34,7 +34,7 @@ def cut(graph: ir.GraphView, most: int) -> list[ir.GraphView]:
 
 
 def _repacked(node: ir.Node) -> int:
-    """Elements of a node's matrix, where its kernel repacks it; of 8 bits one takes as long as one and a quarter of 4."""
+    """Elements of a node's matrix, where its kernel repacks it, as MatMul does one of two axes; one of 8 bits is 5/4 of one of 4."""
     if node.op_type == "MatMulNBits":
         return int(attribute(node, "K", 0)) * int(attribute(node, "N", 0)) * (12 + int(attribute(node, "bits", 4))) // 16
     if node.op_type not in ("MatMul", "Gemm") or node.inputs[1] is None or node.inputs[1].const_value is None:

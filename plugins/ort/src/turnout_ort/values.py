@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from turnout.tensor import dtype_named
 from turnout_ort.runtime import bindings, cpu_memory, onnxruntime
 
 if TYPE_CHECKING:
@@ -45,10 +46,7 @@ class Foreign:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        import ml_dtypes  # here, since few models have such types, and the import is slow
-
-        found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, self.name))
-        return found
+        return dtype_named(self.name)
 
     @property
     def packed(self) -> bool:
