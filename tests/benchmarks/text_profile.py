@@ -13,6 +13,7 @@ to tests/benchmarks/results/text_profile.md.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -81,12 +82,12 @@ def profiled(model: str, threads: int, folder: str) -> None:
     import turnout
     import turnout_cpu.provider as cpu
 
-    configure = cpu.CpuProvider.configure
+    configure, numbers = cpu.CpuProvider.configure, itertools.count()
 
     def with_profiler(self: Any, settings: Any, device: Any, options: Any) -> None:
         configure(self, settings, device, options)
         settings.enable_profiling = True
-        settings.profile_file_prefix = str(Path(folder, "session"))
+        settings.profile_file_prefix = str(Path(folder, f"session{next(numbers)}"))  # two that are made at once would share a file
 
     cpu.CpuProvider.configure = with_profiler  # type: ignore[method-assign]
     options = {"cpu": {"threads": threads}, "gguf": {"keep": False}}  # what is kept belongs to sessions as they are
